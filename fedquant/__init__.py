@@ -1,0 +1,1 @@
+"""fedquant: cheap uplinks for federated learning, in real bytes."""

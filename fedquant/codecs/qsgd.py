@@ -1,0 +1,126 @@
+"""QSGD: each number is rounded at random to one of 2s+1 levels of its group's norm, without bias.
+
+Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding" (2017).
+
+Body: a float32 scale a group, then the codes of each group whose scale is not zero: planar in 1, 2, 4 or
+8 bits when `bits` is one of these, mixed radix otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, final
+
+import numpy as np
+from pydantic import Field
+
+from fedquant.codecs.base import Array, Body, Codec, Spec, State
+from fedquant.errors import CodecError
+from fedquant.kernels import pack, quantize, scan
+from fedquant.keys import Key
+from fedquant.wire import Knobs
+
+MAX_LEVELS = 1 << 16
+
+
+@final
+@dataclass(frozen=True)
+class QSGD(Codec):
+    """s = 2**(bits−1) − 1 positive levels, or s = `levels`; knobs `bits` and `levels` override them.
+
+    norm: "max" (rate log2(2s+1) bit/coordinate, every level in use) or "l2" (the paper's).
+    scope: what shares a scale: "whole" vector, each "segment" (layer), or buckets of that many numbers.
+    """
+
+    name: ClassVar[str] = "qsgd"
+    knob_names = frozenset({"bits", "levels"})
+
+    bits: Annotated[int, Field(ge=2, le=16)] = 4
+    levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] | None = None
+    norm: Literal["max", "l2"] = "max"
+    scope: Literal["whole", "segment"] | Annotated[int, Field(ge=1)] = "whole"
+
+    def positive_levels(self, knobs: Knobs) -> tuple[int, int | None]:
+        """(s, bits of a planar code or None for mixed radix). Raises CodecError for a bad knob."""
+        levels, bits = self.levels, self.bits
+        if "bits" in knobs or "levels" in knobs:
+            levels = _integer(knobs, "levels", 1, MAX_LEVELS)
+            bits = _integer(knobs, "bits", 2, 16) or bits
+        if levels is not None:
+            return levels, None
+        return (1 << (bits - 1)) - 1, bits if bits in (2, 4, 8) else None
+
+    def groups(self, spec: Spec) -> Iterator[tuple[int, int]]:
+        """(start, stop) of the numbers that share a scale."""
+        if self.scope == "whole":
+            ends: tuple[int, ...] | range = (spec.size,)
+        elif self.scope == "segment":
+            ends = spec.segments
+        else:
+            ends = (*range(self.scope, spec.size, self.scope), spec.size)
+        start = 0
+        for end in ends:
+            if end > start:
+                yield start, end
+            start = end
+
+    def _scale(self, x: Array) -> np.float32:
+        if self.norm == "max":
+            return np.float32(scan.max_abs(x))
+        norm = float(np.sqrt(scan.sum_squares(x)))
+        scale = np.float32(norm)  # rounded up, so that no number exceeds it
+        if float(scale) < norm:
+            scale = np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
+        if not np.isfinite(scale):
+            raise CodecError(f"qsgd: the l2 norm {norm:g} does not fit float32; use norm: max")
+        return scale
+
+    def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
+        s, bits = self.positive_levels(knobs)
+        scales, bodies = [], []
+        for start, stop in self.groups(spec):
+            group = x[start:stop]
+            scale = self._scale(group)
+            scales.append(scale)
+            if scale > 0:
+                codes = quantize.to_levels(group, float(scale), s, "stochastic", key, start)
+                bodies.append(
+                    pack.pack_radix(codes, 2 * s + 1) if bits is None else pack.pack_bits(codes, bits)
+                )
+        data = np.array(scales, "<f4").tobytes() + b"".join(bodies)
+        return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
+
+    def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
+        s, bits = self.positive_levels(knobs)
+        groups = list(self.groups(spec))
+        at = 4 * len(groups)
+        if len(data) < at:
+            raise CodecError(f"qsgd: body of {len(data)} bytes, its scales alone take {at}")
+        scales = np.frombuffer(data, "<f4", len(groups)).astype(np.float32)
+        if not (np.isfinite(scales) & (scales >= 0)).all():
+            raise CodecError("qsgd: a scale is negative or not finite")
+        out = np.zeros(spec.size, np.float32)
+        for (start, stop), scale in zip(groups, scales, strict=True):
+            if scale == 0:
+                continue
+            n = stop - start
+            size = pack.radix_size(n, 2 * s + 1) if bits is None else pack.bits_size(n, bits)
+            part = data[at : at + size]
+            at += size
+            codes = pack.unpack_radix(part, n, 2 * s + 1) if bits is None else pack.unpack_bits(part, n, bits)
+            if bits is not None and codes.max() > 2 * s:
+                raise CodecError(f"qsgd: a code is above 2s = {2 * s}")
+            out[start:stop] = quantize.from_levels(codes, float(scale), s)
+        if at != len(data):
+            raise CodecError(f"qsgd: body of {len(data)} bytes, expected {at}")
+        return out
+
+
+def _integer(knobs: Knobs, name: str, low: int, high: int) -> int | None:
+    value = knobs.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, int) or not low <= value <= high:
+        raise CodecError(f"qsgd: knob {name}={value!r} is not an integer in [{low}, {high}]")
+    return value

@@ -1,0 +1,1 @@
+"""Where a scenario runs: in this process, or by Flower on Ray."""

@@ -1,0 +1,1 @@
+"""The inner loops: generator, scans, quantization and packing."""

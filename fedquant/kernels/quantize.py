@@ -1,0 +1,66 @@
+"""Real numbers to integer codes and back. A code c in [0, 2s] stands for the level c − s."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedquant.kernels import rng
+from fedquant.keys import Key
+
+Rounding = Literal["floor", "nearest", "stochastic"]
+Codes = npt.NDArray[np.uint32]
+F32 = npt.NDArray[np.float32]
+
+_CHUNK = 1 << 14
+_TINY = np.float32(2.0**-100)
+_LIFT = np.float32(2.0**100)
+
+
+def reciprocal_step(scale: float, s: int) -> tuple[np.float32, np.float32]:
+    """(lift, inv): |x|·lift·inv is the level of x in [0, s]; the lift keeps denormal scales exact."""
+    lift = _LIFT if np.float32(scale) < _TINY else np.float32(1)
+    return lift, np.float32(s) / (np.float32(scale) * lift)
+
+
+def to_levels(
+    x: F32,
+    scale: float,
+    s: int,
+    rounding: Rounding = "floor",
+    key: Key | None = None,
+    offset: int = 0,
+) -> Codes:
+    """Codes uint32[n] in [0, 2s] of x: float32[n] on the grid scale·{−s…s}/s; scale > 0.
+
+    floor is toward zero; stochastic is unbiased and takes draws offset … offset+n−1 of `key`.
+    """
+    out = np.empty(x.size, np.uint32)
+    lift, inv = reciprocal_step(scale, s)
+    for start in range(0, x.size, _CHUNK):
+        z = x[start : start + _CHUNK] * lift
+        magnitude = np.abs(z)
+        magnitude *= inv
+        if rounding == "stochastic":
+            if key is None:
+                raise ValueError("to_levels: stochastic rounding needs a key")
+            magnitude += rng.uniform(key, z.size, offset + start)
+        elif rounding == "nearest":
+            magnitude += np.float32(0.5)
+        else:
+            # Three roundings (2⁻²⁴ each) lie between a grid point and here; none may cost it its level.
+            magnitude *= np.float32(1 + 2.0**-22)
+        level = magnitude.astype(np.int32)
+        np.minimum(level, s, out=level)
+        np.negative(level, out=level, where=z < 0)
+        level += s
+        out[start : start + z.size] = level
+    return out
+
+
+def from_levels(codes: npt.NDArray[Any], scale: float, s: int) -> F32:
+    """float32[n]: (c − s)·scale/s."""
+    step = np.float32(float(np.float32(scale)) / s)
+    return (codes.astype(np.int32) - np.int32(s)).astype(np.float32) * step

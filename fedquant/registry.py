@@ -1,0 +1,109 @@
+"""Names in YAML to classes, and back. A new codec, selection or task is one line here."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
+from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedquant.errors import ConfigError, suggest
+
+Kind = Literal["codec", "data_codec", "selection", "task"]
+
+REGISTRY: Final[dict[Kind, dict[str, str]]] = {
+    "codec": {
+        "float32": "fedquant.codecs.floats:Float32",
+        "qsgd": "fedquant.codecs.qsgd:QSGD",
+    },
+    "data_codec": {
+        "raw": "fedquant.codecs.raw:Raw",
+        "dataq": "fedquant.codecs.dataq:DataQ",
+    },
+    "selection": {
+        "all": "fedquant.selection.rules:All",
+        "relative": "fedquant.selection.rules:Relative",
+    },
+    "task": {
+        "watch": "fedquant.tasks.watch:Watch",
+        "mnist": "fedquant.tasks.vision:Mnist",
+        "fashion_mnist": "fedquant.tasks.vision:FashionMnist",
+    },
+}
+
+
+def names(kind: Kind) -> tuple[str, ...]:
+    """The registered names of a kind."""
+    return tuple(REGISTRY[kind])
+
+
+@cache
+def lookup(kind: Kind, name: str) -> type[Any]:
+    """The class behind a name; imported on first use. Raises ConfigError for an unknown name."""
+    try:
+        module, cls = REGISTRY[kind][name].split(":")
+    except KeyError:
+        label = kind.replace("_", " ")
+        raise ConfigError(f"unknown {label} {name!r}: {suggest(name, REGISTRY[kind])}") from None
+    found: type[Any] = getattr(importlib.import_module(module), cls)
+    return found
+
+
+def create(kind: Kind, config: Any) -> Any:
+    """An object from its name, or from a mapping of its name and fields.
+
+    Raises ConfigError naming the field, the value given and what is accepted.
+    """
+    if isinstance(config, str):
+        config = {"name": config}
+    if not isinstance(config, Mapping):
+        raise ConfigError(f"{kind}: expected a name or a mapping with one, got {config!r}")
+    given = dict(config)
+    name = given.pop("name", None)
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind}: 'name' is missing in {dict(config)!r}; known: {names(kind)}")
+    cls = lookup(kind, name)
+    known = {f.name for f in fields(cls)}
+    for field in given:
+        if field not in known:
+            raise ConfigError(f"{name}.{field}: unknown key, {suggest(field, known)}")
+    try:
+        return TypeAdapter(cls).validate_python(given)
+    except ValidationError as error:
+        raise ConfigError(explain(error, name)) from None
+
+
+def config(thing: Any) -> dict[str, Any]:
+    """The mapping that builds `thing` again: its name and the fields that differ from defaults."""
+    out: dict[str, Any] = {"name": type(thing).name}
+    for field in fields(thing):
+        value = getattr(thing, field.name)
+        default = field.default if field.default is not MISSING else None
+        if field.default_factory is not MISSING:
+            default = field.default_factory()
+        if (field.default is MISSING and field.default_factory is MISSING) or value != default:
+            out[field.name] = config(value) if hasattr(type(value), "name") else _plain(value)
+    return out
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value
+
+
+def explain(error: ValidationError, root: str = "", tags: Collection[str] = ()) -> str:
+    """One line an error of pydantic: the key's path (without tags of unions), what is wrong, the value."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path = ".".join(str(p) for p in (root, *item["loc"]) if p != "" and p not in tags)
+        cause = item.get("ctx", {}).get("error")
+        text = str(cause) if cause is not None else item["msg"]
+        shown = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
+        lines.append(f"{path}: {text}{shown}" if path else f"{text}{shown}")
+    return "\n".join(lines)

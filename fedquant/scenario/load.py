@@ -1,0 +1,100 @@
+"""Scenario files to checked scenarios."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fedquant.errors import ConfigError, suggest
+from fedquant.registry import explain
+from fedquant.scenario.schema import Scenario
+
+_TAGS = {"gradient", "delta", "data"}
+
+
+def folder() -> Path:
+    """Where the scenarios that come with fedquant lie."""
+    installed = Path(str(resources.files("fedquant"))) / "scenarios"
+    return installed if installed.is_dir() else installed.parent.parent / "scenarios"
+
+
+def find(name: str | Path) -> Path:
+    """The file of a path, or of the name of a scenario that comes with fedquant (papers/… too).
+
+    Raises ConfigError where neither exists.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    here = folder()
+    if path.suffix == "" and not path.is_absolute() and (here / f"{path}.yaml").is_file():
+        return here / f"{path}.yaml"
+    known = [p.relative_to(here).with_suffix("").as_posix() for p in here.rglob("*.yaml")]
+    raise ConfigError(f"no scenario file {str(name)!r}, and none of that name: {suggest(str(name), known)}")
+
+
+def read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values of a scenario: a mapping, JSON text, a path, or the name of one that ships."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    if isinstance(source, str) and source.lstrip().startswith("{"):
+        text, label = source, "scenario JSON"
+    else:
+        path = find(source)
+        text, label = path.read_text(encoding="utf-8"), str(path)
+    try:
+        values = yaml.safe_load(text)  # JSON is YAML
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{label}: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{label}: expected a mapping of keys, got {type(values).__name__}")
+    return values
+
+
+def override(values: Mapping[str, Any], changes: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Values with changes made: {"a.b": value}, or texts like "a.b=value" with the value in YAML.
+
+    A mapping replaces a mapping whole, so that a codec's keys never mix with another codec's.
+    """
+    out: dict[str, Any] = json.loads(json.dumps(values))
+    pairs = changes.items() if isinstance(changes, Mapping) else (_split(text) for text in changes)
+    for path, value in pairs:
+        *parents, last = path.split(".")
+        node = out
+        for parent in parents:
+            inside = node.get(parent, {})
+            if isinstance(inside, str):  # a bare name stands for {name: …}
+                inside = {"name": inside}
+            if not isinstance(inside, dict):
+                raise ConfigError(f"--set {path}: {parent} is {inside!r}, it has no keys")
+            node[parent] = inside
+            node = inside
+        node[last] = value
+    return out
+
+
+def _split(text: str) -> tuple[str, Any]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set {text!r}: expected key.path=value")
+    try:
+        return path.strip(), yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from None
+
+
+def load(
+    source: str | Path | Mapping[str, Any] | Scenario, overrides: Mapping[str, Any] | Iterable[str] = ()
+) -> Scenario:
+    """The checked scenario. Raises ConfigError: one line a mistake, with the key's path and the value."""
+    values = source.to_dict() if isinstance(source, Scenario) else read(source)
+    try:
+        return Scenario.model_validate(override(values, overrides))
+    except ValidationError as error:
+        raise ConfigError(explain(error, tags=_TAGS)) from None

@@ -1,0 +1,203 @@
+"""The keys of a scenario file, their types and ranges, and the checks between them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from fedquant import registry
+from fedquant.codecs.base import Codec
+from fedquant.codecs.data import DataCodec
+from fedquant.codecs.floats import Float32
+from fedquant.errors import ConfigError, suggest
+from fedquant.keys import Key
+from fedquant.selection.base import Selection
+from fedquant.selection.rules import All
+
+if TYPE_CHECKING:
+    from fedquant.tasks.base import Task
+
+
+class Section(BaseModel):
+    """A mapping of known keys; an unknown one is an error that names the likely one meant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _known_keys(cls, given: Any) -> Any:
+        if isinstance(given, dict) and cls.model_config.get("extra") != "allow":
+            for key in given:
+                if key not in cls.model_fields:
+                    raise ConfigError(f"unknown key {key!r}, {suggest(str(key), cls.model_fields)}")
+        return given
+
+
+class Topology(Section):
+    """Which Flower node hosts which sensors: node g hosts g·n … g·n + n − 1."""
+
+    sensors_per_gateway: Annotated[int, Field(ge=1)] = 1
+
+
+class GradientUplink(Section):
+    """Each sensor sends the gradient of one batch."""
+
+    kind: Literal["gradient"]
+    codec: Codec
+    weighting: Literal["samples", "uniform"] = "samples"
+
+
+class DeltaUplink(Section):
+    """Each sensor trains for some local steps of SGD and sends the model's difference (FedAvg)."""
+
+    kind: Literal["delta"]
+    codec: Codec
+    local_steps: Annotated[int, Field(ge=1)] = 5
+    local_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    local_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weighting: Literal["samples", "uniform"] = "samples"
+
+
+class DataUplink(Section):
+    """Each sensor sends selected samples; the server computes the gradient on them.
+
+    normalize: divide by the samples drawn ("batch": unsent ones count as zero gradient, the default) or
+    by the "sent" ones. cache: a sample travels at most once, and each step also takes `replay` samples
+    that the server has kept (default: as many as the sensors of a round draw), divided by their number.
+    """
+
+    kind: Literal["data"]
+    codec: DataCodec
+    selection: Selection = All()
+    normalize: Literal["batch", "sent"] | None = None
+    cache: bool = False
+    replay: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _cache_or_not(self) -> DataUplink:
+        if self.cache and self.normalize == "batch":
+            raise ConfigError("normalize: batch has no meaning with cache: true; remove it or write sent")
+        if self.replay is not None and not self.cache:
+            raise ConfigError("replay needs cache: true, the server keeps no samples without it")
+        return self
+
+
+Uplink = Annotated[GradientUplink | DeltaUplink | DataUplink, Field(discriminator="kind")]
+
+
+class Downlink(Section):
+    """How the model is broadcast."""
+
+    codec: Codec = Float32()
+
+
+class Optimizer(Section):
+    """A class of torch.optim (name: sgd, adam, …), and its arguments."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "sgd"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is handed to the class."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Schedule(Optimizer):
+    """A class of torch.optim.lr_scheduler (name: StepLR, …), and its arguments; one step a round."""
+
+    name: str
+
+
+class Training(Section):
+    """Rounds, batches and the server's optimizer."""
+
+    rounds: Annotated[int, Field(ge=1, lt=1 << 22)]
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    sensors_per_round: Annotated[int, Field(ge=1)] | None = None
+    sampling: Literal["random", "epochs", "stream"] = "random"
+    epoch_rounds: Annotated[int, Field(ge=1)] | None = None
+    optimizer: Optimizer = Optimizer(name="sgd", lr=0.05)  # type: ignore[call-arg]
+    schedule: Schedule | None = None
+    evaluate_every: Annotated[int, Field(ge=1)] = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1)] = 1
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Training:
+        if self.sensors_per_round is not None and self.fraction != 1.0:
+            raise ConfigError("give fraction or sensors_per_round, not both")
+        return self
+
+
+def _bare_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class Scenario(Section):
+    """One run, completely: who the sensors are, what they learn and how they speak."""
+
+    schema_version: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    description: str = ""
+    seed: Annotated[int, Field(ge=0, lt=1 << 64)] = 0
+    topology: Topology = Topology()
+    task: Annotated[dict[str, Any], BeforeValidator(_bare_name)]
+    uplink: Uplink
+    downlink: Downlink = Downlink()
+    training: Training
+    state_dir: str | None = None
+
+    @field_validator("task")
+    @classmethod
+    def _task(cls, value: dict[str, Any]) -> dict[str, Any]:
+        return registry.config(registry.create("task", value))
+
+    @model_validator(mode="after")
+    def _enough_sensors(self) -> Scenario:
+        wanted, there = self.training.sensors_per_round, self.build_task.n_sensors
+        if wanted is not None and wanted > there:
+            raise ConfigError(f"training.sensors_per_round: {wanted} exceeds the task's {there} sensors")
+        return self
+
+    @cached_property
+    def build_task(self) -> Task:
+        """The task that `task` describes."""
+        task: Task = registry.create("task", self.task)
+        return task
+
+    def to_json(self) -> str:
+        """Canonical JSON of the resolved scenario: sorted keys, no spaces, ASCII."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The resolved scenario as plain values."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @cached_property
+    def run_id(self) -> int:
+        """64 bits of SHA-256 over the resolved scenario; where state is kept does not enter it."""
+        values = {k: v for k, v in self.to_dict().items() if k != "state_dir"}
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+    @property
+    def key(self) -> Key:
+        """The root key of the run."""
+        return Key(self.seed, self.run_id)
+
+    @property
+    def sensors(self) -> int:
+        """How many sensors there are."""
+        return self.build_task.n_sensors
+
+    @property
+    def gateways(self) -> int:
+        """How many Flower nodes host them."""
+        return -(-self.sensors // self.topology.sensors_per_gateway)

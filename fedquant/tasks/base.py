@@ -1,0 +1,122 @@
+"""What a learning problem is: data spread over sensors, a model and a loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fedquant.errors import DataError
+from fedquant.keys import Key
+
+Indices = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Samples `x: float32[n, *shape]` and their labels `y: int64[n]`.
+
+    Raises DataError where their numbers differ.
+    """
+
+    x: npt.NDArray[Any]
+    y: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise DataError(f"data set: {len(self.x)} samples but {len(self.y)} labels")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: npt.ArrayLike) -> Dataset:
+        """A copy of the samples at `indices: int64[k]`, in that order."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return Dataset(self.x[chosen], self.y[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A training set spread over sensors, and a test set.
+
+    parts: one int64 array of indices into `train` per sensor, in time order.
+    """
+
+    train: Dataset
+    test: Dataset
+    parts: tuple[Indices, ...]
+
+    @property
+    def n_sensors(self) -> int:
+        return len(self.parts)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Samples of each sensor."""
+        return tuple(len(part) for part in self.parts)
+
+    def sensor(self, i: int) -> Dataset:
+        """A copy of sensor i's training samples. Raises DataError for an id out of range."""
+        if not 0 <= i < self.n_sensors:
+            raise DataError(f"sensor {i} does not exist: ids run from 0 to {self.n_sensors - 1}")
+        return self.train.take(self.parts[i])
+
+
+class Task(ABC):
+    """A learning problem. Every task is a frozen dataclass whose fields are its YAML keys."""
+
+    name: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def n_sensors(self) -> int:
+        """How many sensors hold training samples."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample."""
+
+    @property
+    @abstractmethod
+    def n_classes(self) -> int:
+        """How many labels there are."""
+
+    @abstractmethod
+    def load(self, key: Key) -> Federation:
+        """The data; a pure function of the fields and `key.seed`. Raises DataError."""
+
+    @abstractmethod
+    def build_model(self) -> nn.Module:
+        """A new model; its initial parameters come from torch's CPU generator (see `learn`)."""
+
+    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """float32[n]: the cross entropy of each sample, in nat."""
+        return functional.cross_entropy(outputs, targets, reduction="none")
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
+        """The share of samples classified correctly, in [0, 1]."""
+        return float((outputs.argmax(dim=1) == targets).double().mean())
+
+
+def load(task: Task, key: Key) -> Federation:
+    """`task.load(key)`, read only and remembered by the process for (task, key.seed)."""
+    return _load(task, key.seed)
+
+
+@lru_cache(maxsize=4)
+def _load(task: Task, seed: int) -> Federation:
+    federation = task.load(Key(seed))
+    for data in (federation.train, federation.test):
+        data.x.setflags(write=False)
+        data.y.setflags(write=False)
+    for part in federation.parts:
+        part.setflags(write=False)
+    return federation

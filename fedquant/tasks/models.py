@@ -1,0 +1,65 @@
+"""The models: small enough to train on one core. None of them draws anything but its start."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import nn
+
+Norm = Literal["group", "batch", "none"]
+
+
+class WatchCNN(nn.Module):
+    """Three convolutions over time, then their mean over time: float32[n, channels, t] to logits.
+
+    About 210,000 parameters. Group norm keeps samples independent of each other; batch norm has
+    buffers, which must travel too.
+    """
+
+    def __init__(self, channels: int = 6, classes: int = 7, norm: Norm = "group") -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_convolution(channels, 64, kernel=7, stride=2, norm=norm),
+            nn.MaxPool1d(2),
+            *_convolution(64, 128, kernel=5, stride=1, norm=norm),
+            nn.MaxPool1d(2),
+            *_convolution(128, 256, kernel=5, stride=1, norm=norm),
+        )
+        self.classifier = nn.Linear(256, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.features(x).mean(dim=2))
+        return logits
+
+
+class LeNet5(nn.Module):
+    """LeNet-5 for 28x28 images, float32[n, 1, 28, 28] to logits: 61,706 parameters for 10 classes.
+
+    LeCun et al., "Gradient-based learning applied to document recognition" (1998), with the ReLU
+    and max pooling of later use.
+    """
+
+    def __init__(self, classes: int = 10) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
+        )  # fmt: skip
+        self.classifier = nn.Sequential(
+            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int, norm: Norm) -> list[nn.Module]:
+    layers: dict[Norm, nn.Module] = {
+        "group": nn.GroupNorm(8, outputs),
+        "batch": nn.BatchNorm1d(outputs),
+        "none": nn.Identity(),
+    }
+    convolution = nn.Conv1d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=norm == "none")
+    return [convolution, layers[norm], nn.ReLU()]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from torchvision import datasets
+
+from fedquant import registry
+from fedquant.errors import ConfigError, DataError
+from fedquant.keys import Key
+from fedquant.tasks.vision import FashionMnist, Mnist, Vision
+
+KEY = Key(1)
+
+
+@pytest.mark.parametrize("cls", [Mnist, FashionMnist])
+def test_load(cls: type[Vision], data_root: Path) -> None:
+    """Standardized by the constants: 0 and 1 up to their four digits (deviation 0.3: 3e-4)."""
+    task = cls(root=str(data_root), download=False)
+    federation = task.load(KEY)
+    x = federation.train.x
+    assert x.shape == (60000, *task.shape)
+    assert federation.test.x.shape == (10000, *task.shape)
+    assert x.dtype == np.float32
+    assert float(x.mean(dtype=np.float64)) == pytest.approx(0, abs=5e-4)
+    assert float(x.std(dtype=np.float64)) == pytest.approx(1, abs=5e-4)
+    assert set(federation.train.y.tolist()) == set(range(task.n_classes))
+    assert federation.n_sensors == task.n_sensors == 20
+    assert sum(federation.sizes) == 60000
+
+
+def test_a_part_is_the_same_for_a_seed_and_grows_in_place(data_root: Path) -> None:
+    def some(n: int, seed: int = 1) -> np.ndarray:
+        return Mnist(root=str(data_root), train_samples=n, test_samples=50).load(Key(seed)).train.x
+
+    assert some(200).shape == (200, 1, 28, 28)
+    assert np.array_equal(some(300)[:200], some(200))
+    assert not np.array_equal(some(200, seed=2), some(200))
+
+
+def test_root_from_the_environment(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDQUANT_DATA", str(data_root))
+    config = {"name": "mnist", "sensors": 4, "train_samples": 100, "download": False}
+    task = registry.create("task", {**config, "partition": {"scheme": "by_label", "labels_per_sensor": 3}})
+    federation = task.load(KEY)
+    assert federation.n_sensors == 4
+    assert all(len(set(federation.sensor(i).y.tolist())) == 3 for i in range(4))
+
+
+def test_a_missing_set_without_download_names_root_and_fix(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"mnist: .*root .*nowhere.*set download: true.*FEDQUANT_DATA"):
+        Mnist(root=str(tmp_path / "nowhere"), download=False).load(KEY)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_failing_download_names_root_and_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(self: object) -> None:
+        raise URLError("no network")
+
+    monkeypatch.setattr(datasets.MNIST, "download", unreachable)
+    with pytest.raises(DataError, match=r"fashion_mnist: .*FashionMNIST.*no network.*check the network"):
+        FashionMnist(root=str(tmp_path)).load(KEY)
+
+
+def test_missing_files_are_downloaded(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def copy(self: datasets.MNIST) -> None:
+        shutil.copytree(data_root / "MNIST", tmp_path / "MNIST", dirs_exist_ok=True)
+
+    monkeypatch.setattr(datasets.MNIST, "download", copy)
+    task = Mnist(root=str(tmp_path), train_samples=100, test_samples=50)
+    assert len(task.load(KEY).test) == 50
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\0\0\x08\x03" + (60000).to_bytes(4, "big") + b"\0\0\0\x1c" * 2 + b"\1\2\3"]
+)
+def test_broken_files_are_named(content: bytes, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"):
+            (raw / f"{part}-{kind}").write_bytes(content)
+    with pytest.raises(DataError, match=f"no readable MNIST under root {tmp_path}"):
+        Mnist(root=str(tmp_path), download=False).load(KEY)
+
+
+def test_more_samples_than_there_are(data_root: Path) -> None:
+    with pytest.raises(DataError, match="test_samples=10001 exceeds the 10000"):
+        Mnist(root=str(data_root), test_samples=10001).load(KEY)
+
+
+@pytest.mark.parametrize("wrong", [{"sensors": 0}, {"train_samples": 0}, {"model": "vgg"}, {"typo": 1}])
+def test_wrong_fields_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        registry.create("task", {"name": "mnist", **wrong})
