@@ -76,16 +76,17 @@ def create(kind: Kind, config: Any) -> Any:
         raise ConfigError(explain(error, name)) from None
 
 
-def config(thing: Any) -> dict[str, Any]:
-    """The mapping that builds `thing` again: its name and the fields that differ from defaults."""
+def config(thing: Any, full: bool = False) -> dict[str, Any]:
+    """The mapping that builds `thing` again: its name and the fields that differ from defaults, or all."""
     out: dict[str, Any] = {"name": type(thing).name}
     for field in fields(thing):
         value = getattr(thing, field.name)
         default = field.default if field.default is not MISSING else None
         if field.default_factory is not MISSING:
             default = field.default_factory()
-        if (field.default is MISSING and field.default_factory is MISSING) or value != default:
-            out[field.name] = config(value) if hasattr(type(value), "name") else _plain(value)
+        required = field.default is MISSING and field.default_factory is MISSING
+        if full or required or value != default:
+            out[field.name] = config(value, full) if hasattr(type(value), "name") else _plain(value)
     return out
 
 
@@ -95,6 +96,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(v) for v in value]
     return value
+
+
+def resolved(thing: Any) -> dict[str, Any]:
+    """The mapping that builds `thing` again whatever the defaults become."""
+    return config(thing, full=True)
 
 
 def explain(error: ValidationError, root: str = "", tags: Collection[str] = ()) -> str:
@@ -107,3 +113,10 @@ def explain(error: ValidationError, root: str = "", tags: Collection[str] = ()) 
         shown = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"
         lines.append(f"{path}: {text}{shown}" if path else f"{text}{shown}")
     return "\n".join(lines)
+
+
+def build(given: Any) -> Any:
+    """A codec (of vectors or of data) from its name or mapping. Raises ConfigError."""
+    name = given if isinstance(given, str) else given.get("name") if isinstance(given, Mapping) else None
+    kind: Kind = "data_codec" if name in REGISTRY["data_codec"] else "codec"
+    return create(kind, given)

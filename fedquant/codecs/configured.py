@@ -43,7 +43,7 @@ class Configured:
                 return value if isinstance(value, cls) else registry.create(cls.kind, value)
 
             return core_schema.no_info_plain_validator_function(
-                read, serialization=core_schema.plain_serializer_function_ser_schema(registry.config)
+                read, serialization=core_schema.plain_serializer_function_ser_schema(registry.resolved)
             )
         return handler(source)
 

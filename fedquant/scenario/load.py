@@ -63,8 +63,8 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any] | Iterable[st
     A mapping replaces a mapping whole, so that a codec's keys never mix with another codec's.
     """
     out: dict[str, Any] = json.loads(json.dumps(values))
-    pairs = changes.items() if isinstance(changes, Mapping) else (_split(text) for text in changes)
-    for path, value in pairs:
+    pairs = changes if isinstance(changes, Mapping) else parse_changes(changes)
+    for path, value in pairs.items():
         *parents, last = path.split(".")
         node = out
         for parent in parents:
@@ -77,6 +77,11 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any] | Iterable[st
             node = inside
         node[last] = value
     return out
+
+
+def parse_changes(texts: Iterable[str]) -> dict[str, Any]:
+    """Texts like "a.b=value", the value in YAML, by path. Raises ConfigError."""
+    return dict(_split(text) for text in texts)
 
 
 def _split(text: str) -> tuple[str, Any]:

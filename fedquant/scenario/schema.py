@@ -115,7 +115,7 @@ class Schedule(Optimizer):
 
 
 class Training(Section):
-    """Rounds, batches and the server's optimizer."""
+    """Rounds, batches and the server's optimizer (default: SGD, lr 0.05, or 1 for deltas)."""
 
     rounds: Annotated[int, Field(ge=1, lt=1 << 22)]
     batch_size: Annotated[int, Field(ge=1)] = 16
@@ -123,7 +123,7 @@ class Training(Section):
     sensors_per_round: Annotated[int, Field(ge=1)] | None = None
     sampling: Literal["random", "epochs", "stream"] = "random"
     epoch_rounds: Annotated[int, Field(ge=1)] | None = None
-    optimizer: Optimizer = Optimizer(name="sgd", lr=0.05)  # type: ignore[call-arg]
+    optimizer: Optimizer
     schedule: Schedule | None = None
     evaluate_every: Annotated[int, Field(ge=1)] = 10
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -154,10 +154,21 @@ class Scenario(Section):
     training: Training
     state_dir: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_optimizer(cls, given: Any) -> Any:
+        """A mean of model differences is applied whole (FedAvg); gradients need a step size."""
+        if not isinstance(given, dict) or not isinstance(given.get("training"), dict):
+            return given
+        uplink = given.get("uplink")
+        delta = isinstance(uplink, dict) and uplink.get("kind") == "delta"
+        default = {"name": "sgd", "lr": 1.0 if delta else 0.05}
+        return {**given, "training": {"optimizer": default, **given["training"]}}
+
     @field_validator("task")
     @classmethod
     def _task(cls, value: dict[str, Any]) -> dict[str, Any]:
-        return registry.config(registry.create("task", value))
+        return registry.resolved(registry.create("task", value))
 
     @model_validator(mode="after")
     def _enough_sensors(self) -> Scenario:

@@ -1,0 +1,181 @@
+"""A node: some sensors, what they remember, and what they answer. Knows nothing of Flower."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from clients.state import NodeState
+from fedquant.codecs.floats import Float32
+from fedquant.errors import CodecError, ConfigError
+from fedquant.keys import Purpose
+from fedquant.message import Hello, Reply, Request
+from fedquant.plan import Plan, make_plan
+from fedquant.scenario.schema import DataUplink, DeltaUplink, Scenario
+from fedquant.tasks import learn
+from fedquant.tasks.trainer import pick_device
+from fedquant.wire import NO_KNOBS
+
+_SENT = "sent"
+
+
+class Node:
+    """The sensors of one Flower node. Raises ConfigError for a gateway that hosts none."""
+
+    def __init__(self, scenario: Scenario, gateway: int, state_dir: Path) -> None:
+        self.scenario, self.plan = scenario, make_plan(scenario)
+        size = scenario.topology.sensors_per_gateway
+        self.sensors = tuple(range(gateway * size, min((gateway + 1) * size, scenario.sensors)))
+        if not self.sensors:
+            raise ConfigError(
+                f"node {gateway}: its first sensor would be {gateway * size}, but {scenario.name} has only "
+                f"{scenario.sensors}; start {scenario.gateways} nodes"
+            )
+        self.state_path = state_dir / f"node-{gateway:07}.safetensors"
+
+    def hello(self) -> Hello:
+        """Who is here."""
+        return Hello(
+            self.scenario.run_id, self.sensors, tuple(self.plan.federation.sizes[s] for s in self.sensors)
+        )
+
+    def train(self, request: Request) -> Reply:
+        """What the sensors answer. Raises CodecError for a request that is not for this node's run."""
+        if request.run != self.scenario.run_id:
+            raise CodecError(
+                f"request of run {request.run:016x}, this node is in run {self.scenario.run_id:016x}"
+            )
+        if strangers := set(request.sensors) - set(self.sensors):
+            raise CodecError(f"request for sensors {sorted(strangers)}, this node has {list(self.sensors)}")
+        model = self._model(request)
+        state = NodeState.open(self.state_path, request.run) if self._remembers else None
+        rows = []
+        for i, sensor in enumerate(request.sensors):
+            if state is not None:
+                judged = state.judge(sensor, request.settled[i], request.delivered[i])
+                self._settle(state, sensor, judged)
+            row = self._answer(request, sensor, model, state)
+            if state is not None and row[0]:
+                state.pending[sensor] = request.round
+            rows.append(row)
+        if state is not None:
+            state.save()
+        return Reply(request.run, request.round, request.sensors, tuple(rows))
+
+    @property
+    def _remembers(self) -> bool:
+        uplink = self.scenario.uplink
+        if isinstance(uplink, DataUplink):
+            return uplink.cache
+        return bool(uplink.codec.state_spec(self.plan.model_spec))
+
+    def _settle(self, state: NodeState, sensor: int, delivered: bool | None) -> None:
+        uplink, plan = self.scenario.uplink, self.plan
+        if isinstance(uplink, DataUplink):
+            if sensor not in state.arrays:
+                state.arrays[sensor] = {_SENT: np.zeros(plan.federation.sizes[sensor], np.uint32)}
+            if delivered is False:
+                sent = state.arrays[sensor][_SENT]
+                state.arrays[sensor] = {
+                    _SENT: np.where(sent == state.pending[sensor], 0, sent).astype(np.uint32)
+                }
+            return
+        if sensor not in state.arrays:
+            state.arrays[sensor] = uplink.codec.init(plan.model_spec)
+        if delivered is not None:
+            state.arrays[sensor] = uplink.codec.settle(state.arrays[sensor], delivered)
+
+    def _model(self, request: Request) -> Any:
+        """The model as the broadcast says it, or None where the round came without."""
+        if not request.payloads:
+            return None
+        plan, codec = self.plan, self.scenario.downlink.codec
+        model = _model(self.scenario.to_json())
+        learn.set_parameters(
+            model, codec.decode(request.payloads[0], plan.model_spec, plan.down(request.round, Purpose.MODEL))
+        )
+        if plan.buffer_spec.size:
+            key = plan.down(request.round, Purpose.BUFFERS)
+            learn.set_buffers(model, Float32().decode(request.payloads[1], plan.buffer_spec, key))
+        return model
+
+    def _answer(
+        self, request: Request, sensor: int, model: Any, state: NodeState | None
+    ) -> tuple[bytes, ...]:
+        uplink = self.scenario.uplink
+        if isinstance(uplink, DataUplink):
+            return (self._data(uplink, request, sensor, model, state),)
+        if model is None:
+            raise CodecError(f"request of round {request.round} carries no model, {uplink.kind} needs one")
+        return self._vector(request, sensor, model, state)
+
+    def _vector(
+        self, request: Request, sensor: int, model: Any, state: NodeState | None
+    ) -> tuple[bytes, ...]:
+        plan, uplink, task = self.plan, self.scenario.uplink, self.plan.task
+        buffers = learn.get_buffers(model)
+        if isinstance(uplink, DeltaUplink):
+            batches = plan.local_batches(sensor, request.round)
+            data = plan.samples(sensor, np.concatenate(batches))
+            ends = np.cumsum([len(b) for b in batches])
+            steps = [np.arange(end - len(b), end) for b, end in zip(batches, ends, strict=True)]
+            vector, _ = learn.local_update(model, task, data, steps, uplink.local_lr, uplink.local_momentum)
+        else:
+            data = plan.samples(sensor, plan.batch(sensor, request.round))
+            vector, _ = learn.gradient(model, task, data)
+        if not len(data):
+            return (b"",) * len(plan.slots)
+        assert not isinstance(uplink, DataUplink)
+        key = plan.up(request.round, sensor, Purpose.GRADIENT)
+        memory = state.arrays[sensor] if state is not None else uplink.codec.init(plan.model_spec)
+        payload, memory = uplink.codec.encode(
+            vector, plan.model_spec, key, memory, request.knobs.get("codec", NO_KNOBS)
+        )
+        if state is not None:
+            state.arrays[sensor] = memory
+        if not plan.buffer_spec.size:
+            return (payload,)
+        key = plan.up(request.round, sensor, Purpose.BUFFERS)
+        after, _ = Float32().encode(learn.get_buffers(model), plan.buffer_spec, key)
+        learn.set_buffers(model, buffers)  # the next sensor starts from the broadcast, too
+        return payload, after
+
+    def _data(
+        self, uplink: DataUplink, request: Request, sensor: int, model: Any, state: NodeState | None
+    ) -> bytes:
+        plan = self.plan
+        drawn = plan.batch(sensor, request.round)
+        if state is not None:
+            drawn = drawn[state.arrays[sensor][_SENT][drawn] == 0]
+        data = plan.samples(sensor, drawn)
+        if not len(data):
+            return b""
+        knobs = request.knobs.get("selection", NO_KNOBS)
+        losses = None
+        if uplink.selection.needs_losses(knobs):
+            if model is None:
+                raise CodecError(f"request of round {request.round} carries no model, selection needs one")
+            losses = learn.losses(model, plan.task, data)
+        key = plan.up(request.round, sensor, Purpose.SELECTION)
+        kept = np.flatnonzero(uplink.selection.keep(losses, len(data), knobs, key))
+        if not len(kept):
+            return b""
+        if state is not None:
+            sent = state.arrays[sensor][_SENT].copy()
+            sent[drawn[kept]] = request.round
+            state.arrays[sensor] = {_SENT: sent}
+        chosen = data.take(kept)
+        key = plan.up(request.round, sensor, Purpose.DATA)
+        return uplink.codec.encode(
+            chosen.x, chosen.y, plan.data_spec, key, request.knobs.get("codec", NO_KNOBS)
+        )
+
+
+@lru_cache(maxsize=2)
+def _model(text: str) -> Any:
+    """One model a process and scenario: its parameters are overwritten by every request."""
+    plan: Plan = make_plan(Scenario.model_validate_json(text))
+    return plan.initial_model().to(pick_device(plan.scenario.training.device))

@@ -1,0 +1,133 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from fedquant.errors import FedquantError
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Cheap uplinks for federated learning.")
+
+
+class Engine(StrEnum):
+    """Where a scenario runs."""
+
+    local = "local"
+    flower = "flower"
+
+
+@app.callback()
+def _root() -> None:
+    """Cheap uplinks for federated learning."""
+
+
+@app.command()
+def run(
+    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of one that ships.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, repeatable.")] = None,
+    engine: Annotated[Engine, typer.Option(help="local: in this process; flower: on Ray.")] = Engine.local,
+    out: Annotated[Path | None, typer.Option(help="The run folder; runs/<name> by default.")] = None,
+) -> None:
+    """Run a scenario: live progress, then a table and a run folder."""
+    from fedquant.engines.run import run as start
+    from fedquant.scenario import load
+
+    console = Console()
+    checked = load(scenario, set_ or ())
+    if engine is Engine.flower:
+        result = start(checked, engine="flower", out=out, on_line=print)
+    else:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[said]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console) as progress:
+            bar = progress.add_task(checked.name, total=checked.training.rounds, said="")
+
+            def on_round(row: dict[str, Any]) -> None:
+                said = f"round {row['round']}, uplink {size(row['uplink_total'])}"
+                if "test_accuracy" in row:
+                    said += f", accuracy {row['test_accuracy']:.1%}"
+                    progress.update(bar, completed=row["round"], said=said)
+                else:
+                    progress.update(bar, completed=row["round"])
+
+            result = start(checked, out=out, on_round=on_round)
+    table = Table("round", "accuracy", "uplink", "downlink", "samples sent", title=checked.name)
+    measured = [row for row in result.rounds if "test_accuracy" in row]
+    step = max(1, len(measured) // 10)
+    for row in [*measured[:-1:step], measured[-1]]:
+        sent = sum(r["samples"] for r in result.rounds[: row["round"]])
+        table.add_row(
+            str(row["round"]),
+            f"{row['test_accuracy']:.1%}",
+            size(row["uplink_total"]),
+            size(row["downlink_total"]),
+            str(sent),
+        )
+    console.print(table)
+    console.print(f"run folder: {result.folder}")
+
+
+@app.command()
+def compare(
+    study: Annotated[str, typer.Argument(help="A study file, or the name of one that ships (studies/…).")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value for every run.")] = None,
+    out: Annotated[Path, typer.Option(help="Where runs go; finished ones are kept.")] = Path("runs/studies"),
+    report: Annotated[Path, typer.Option(help="Where table, CSV and picture go.")] = Path("docs/results"),
+    workers: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 2,
+) -> None:
+    """Run every scheme of a study over its folds and seeds; write table, CSV and picture."""
+    from fedquant.report import plot, table
+    from fedquant.report.study import execute, load_study
+    from fedquant.scenario.load import parse_changes
+
+    console = Console()
+    loaded = load_study(study, parse_changes(set_ or ()))
+    with Progress(console=console) as progress:
+        bar = progress.add_task(loaded.name)
+        results = execute(
+            loaded,
+            out / loaded.name,
+            workers,
+            lambda done, of: progress.update(bar, completed=done, total=of),
+        )
+    target, lines = table.summarise(results)
+    text = table.markdown(target, lines)
+    report.mkdir(parents=True, exist_ok=True)
+    (report / f"{loaded.name}.md").write_text(text, encoding="utf-8")
+    table.write_csv(report / f"{loaded.name}.csv", results)
+    plot.accuracy_against_bytes(report / f"{loaded.name}.svg", results, loaded.name)
+    plot.accuracy_against_bytes(report / f"{loaded.name}.png", results, loaded.name)
+    console.print(text, markup=False)
+
+
+def size(n: int) -> str:
+    """Bytes as people read them (decimal units)."""
+    value, unit = float(n), "B"
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{n} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def main() -> None:
+    """The entry point: a mistake ends in one message and status 1, never a traceback."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except FedquantError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,132 @@
+"""One call for a run: where a ServerApp and a ClientApp meet."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fedquant.errors import ConfigError
+from fedquant.scenario import Scenario, load
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run: its folder and the lines of its rounds."""
+
+    folder: Path
+    rounds: list[Row]
+
+    @property
+    def accuracy(self) -> float:
+        """Test accuracy after the last round, in [0, 1]."""
+        return float(self.rounds[-1]["test_accuracy"])
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Payload bytes that the sensors sent, all told."""
+        return int(self.rounds[-1]["uplink_total"])
+
+    @property
+    def downlink_bytes(self) -> int:
+        """Payload bytes broadcast, each broadcast counted once."""
+        return int(self.rounds[-1]["downlink_total"])
+
+    def model(self) -> dict[str, Any]:
+        """The final model's tensors by name."""
+        from safetensors.torch import load_file
+
+        tensors: dict[str, Any] = load_file(self.folder / "model.safetensors")
+        return tensors
+
+
+def run(
+    scenario: str | Path | Mapping[str, Any] | Scenario,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+    *,
+    engine: Literal["local", "flower"] = "local",
+    out: str | Path | None = None,
+    on_round: Callable[[Row], None] | None = None,
+    on_line: Callable[[str], None] = print,
+) -> Result:
+    """Runs a scenario and returns its result; `out` is the run folder (runs/<name> by default).
+
+    on_round is called with each round's line (engine local), on_line with each log line (flower).
+    Raises ConfigError, DataError or EngineError.
+    """
+    checked = load(scenario, overrides)
+    folder = Path(out) if out is not None else Path("runs") / checked.name
+    folder = folder.absolute()
+    if engine == "local":
+        _local(checked, folder, on_round)
+    elif engine == "flower":
+        _flower(checked, folder, on_line)
+    else:
+        raise ConfigError(f"engine: {engine!r} is not known, use local or flower")
+    return read(folder)
+
+
+def read(folder: Path) -> Result:
+    """The result in a run folder."""
+    lines = (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+    return Result(folder, [json.loads(line) for line in lines])
+
+
+def _local(scenario: Scenario, folder: Path, on_round: Callable[[Row], None] | None) -> None:
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    import torch
+    from flwr.app import Context, RecordDict
+
+    import clients.app
+    import strategies.app
+    from strategies.grid import LocalGrid
+
+    run_config: dict[str, Any] = {"scenario": scenario.to_json()}
+    state = scenario.state_dir or str(folder / "state")
+    grid = LocalGrid(clients.app.app, scenario.gateways, run_config, {"state-dir": state})
+    context = Context(
+        run_id=1, node_id=1, node_config={"out": str(folder)}, state=RecordDict(), run_config=run_config
+    )
+    log, flower, threads = logging.getLogger("fedquant"), logging.getLogger("flwr"), torch.get_num_threads()
+    handler, level, quiet = _Rounds(on_round), log.level, flower.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    flower.setLevel(logging.WARNING)
+    try:
+        strategies.app.app(grid, context)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        flower.setLevel(quiet)
+        torch.set_num_threads(threads)
+
+
+def _flower(scenario: Scenario, folder: Path, on_line: Callable[[str], None]) -> None:
+    from fedquant.engines.flower import make_app, run_app
+
+    with tempfile.TemporaryDirectory(prefix="fq") as temporary:
+        app = make_app(Path(temporary), {"scenario": scenario.to_json()})
+        state = scenario.state_dir or str(folder / "state")
+        env = {"FEDQUANT_OUT": str(folder), "FEDQUANT_STATE_DIR": str(Path(state).absolute())}
+        total = None if os.environ.get("RAY_ADDRESS") else os.cpu_count()
+        run_app(app, run_config={}, nodes=scenario.gateways, total_cpus=total, env=env, on_line=on_line)
+
+
+class _Rounds(logging.Handler):
+    """Hands each round's line on; warnings go to the terminal."""
+
+    def __init__(self, on_round: Callable[[Row], None] | None) -> None:
+        super().__init__()
+        self.on_round = on_round
+
+    def emit(self, record: logging.LogRecord) -> None:
+        row = getattr(record, "row", None)
+        if row is not None and self.on_round is not None:
+            self.on_round(row)

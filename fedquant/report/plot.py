@@ -1,0 +1,35 @@
+"""Pictures of a study."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedquant.errors import ConfigError
+from fedquant.report.table import Runs, curve
+
+
+def accuracy_against_bytes(path: Path, results: Runs, title: str) -> None:
+    """Mean test accuracy against mean cumulative uplink, one line a scheme; SVG or PNG by the suffix.
+
+    Raises ConfigError where matplotlib is missing.
+    """
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ConfigError("pictures need matplotlib: pip install 'fedquant[report]'") from None
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "fedquant"  # the same picture gives the same file
+    figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
+    for scheme, runs in results.items():
+        mean = curve(runs)
+        axes.plot(mean.uplink, [100 * a for a in mean.accuracy], label=scheme, linewidth=1.6)
+    axes.set_xscale("log")
+    axes.set_xlabel("uplink payload of all sensors, bytes")
+    axes.set_ylabel("test accuracy, %")
+    axes.set_title(title)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    plt.close(figure)

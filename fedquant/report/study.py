@@ -1,0 +1,97 @@
+"""A study: one scenario, several schemes, each run over folds and seeds; finished runs are kept."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedquant.engines.run import Result, Row, run
+from fedquant.engines.run import read as read_run
+from fedquant.errors import ConfigError
+from fedquant.registry import explain
+from fedquant.scenario import find, load
+
+
+class Study(BaseModel):
+    """The keys of a study file: every scheme's overrides, crossed with every value of `vary`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    scenario: str
+    overrides: dict[str, Any] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    schemes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a study."""
+
+    scheme: str
+    folder: Path
+    scenario: str  # resolved, JSON
+
+
+def load_study(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
+    """The study of a file, or the name of one that ships. Raises ConfigError."""
+    path = find(source)
+    try:
+        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, ValidationError) as error:
+        text = explain(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"{path}: {text}") from None
+    return study.model_copy(update={"overrides": {**study.overrides, **(overrides or {})}})
+
+
+def jobs(study: Study, out: Path) -> list[Job]:
+    """The runs of a study, scheme by scheme within each combination. Raises ConfigError."""
+    found = []
+    for values in product(*study.vary.values()):
+        chosen = dict(zip(study.vary, values, strict=True))
+        label = "-".join(f"{key.rpartition('.')[2]}{value}" for key, value in chosen.items()) or "run"
+        for scheme, changes in study.schemes.items():
+            # A scheme replaces what the study sets for all, a varied value replaces both.
+            scenario = load(study.scenario, {**study.overrides, **changes, **chosen})
+            folder = out / "".join(c if c.isalnum() or c in "-=+." else "_" for c in scheme) / label
+            found.append(Job(scheme, folder, scenario.to_json()))
+    return found
+
+
+def execute(
+    study: Study, out: Path, workers: int, on_done: Callable[[int, int], None] = lambda done, of: None
+) -> dict[str, list[list[Row]]]:
+    """Runs what is not finished, `workers` at a time; the rounds of every run by scheme."""
+    todo = jobs(study, out)
+    open_jobs = [job for job in todo if not _finished(job)]
+    on_done(len(todo) - len(open_jobs), len(todo))
+    # Fresh processes: torch's threads do not survive a fork.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        futures = [pool.submit(_run, job) for job in open_jobs]
+        for n, future in enumerate(as_completed(futures), start=1):
+            future.result()
+            on_done(len(todo) - len(open_jobs) + n, len(todo))
+    results: dict[str, list[list[Row]]] = {scheme: [] for scheme in study.schemes}
+    for job in todo:
+        results[job.scheme].append(read_run(job.folder).rounds)
+    return results
+
+
+def _finished(job: Job) -> bool:
+    """Whether the folder holds this very run, complete."""
+    if not (job.folder / "model.safetensors").is_file():
+        return False
+    return load(job.folder / "scenario.yaml").run_id == load(job.scenario).run_id
+
+
+def _run(job: Job) -> Result:
+    return run(job.scenario, out=job.folder)

@@ -1,0 +1,56 @@
+"""The Flower ServerApp: builds the strategy that a scenario needs, and runs it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedquant.ledger import Ledger
+from fedquant.scenario import Scenario, load
+from fedquant.scenario.schema import DataUplink
+from strategies.base import UplinkStrategy
+from strategies.data import DataStrategy
+from strategies.vector import VectorStrategy
+
+app = ServerApp()
+log = logging.getLogger("fedquant")
+
+
+def make_strategy(scenario: Scenario, ledger: Ledger) -> UplinkStrategy:
+    """The strategy that the scenario's uplink needs."""
+    kind = DataStrategy if isinstance(scenario.uplink, DataUplink) else VectorStrategy
+    return kind(scenario, ledger)
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """One run, written to the folder that the engine (or FEDQUANT_OUT) names."""
+    if not log.handlers:  # under Flower, whose log is what the user sees
+        log.addHandler(_RoundLines(sys.stderr))
+        log.setLevel(logging.INFO)
+        log.propagate = False
+    scenario = load(str(context.run_config["scenario"]))
+    torch.set_num_threads(scenario.training.threads)
+    out = context.node_config.get("out") or os.environ.get("FEDQUANT_OUT")
+    folder = Path(str(out)) if out else Path.cwd() / "runs" / f"{scenario.name}-{scenario.run_id:016x}"
+    log.info("run folder: %s", folder)
+    strategy = make_strategy(scenario, Ledger(folder, scenario))
+    strategy.start(grid, strategy.arrays(), num_rounds=scenario.training.rounds)
+
+
+class _RoundLines(logging.StreamHandler):  # type: ignore[type-arg]
+    """Prints rounds that were evaluated, and everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        row = getattr(record, "row", None)
+        if row is not None:
+            record.msg, record.args = "round %d, uplink %d B", (row["round"], row["uplink_total"])
+            if "test_accuracy" in row:
+                record.msg += f", accuracy {row['test_accuracy']:.3f}"
+        super().emit(record)
