@@ -1,0 +1,325 @@
+"""What every codec must do, whatever it does to numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedquant import registry, wire
+from fedquant.codecs.base import Codec, Spec
+from fedquant.codecs.data import DataCodec, DataSpec
+from fedquant.errors import CodecError
+from fedquant.kernels import rng
+from fedquant.keys import Direction, Key, Purpose
+from fedquant.wire import NO_KNOBS
+
+KEY = Key(11, 12, 3, 4, Purpose.GRADIENT)
+SIZES = [0, 1, 2, 3, 7, 255, 256, 257, 1023, 2048, 2500]
+DATA = DataSpec((2, 3), 40, 5)
+
+CODECS: list[Any] = [
+    *registry.names("codec"),
+    {"name": "qsgd", "bits": 2},
+    {"name": "qsgd", "bits": 3, "scope": "segment"},
+    {"name": "qsgd", "bits": 8, "norm": "l2", "scope": 5},
+    {"name": "qsgd", "bits": 16},
+    {"name": "qsgd", "levels": 1, "scope": "segment"},
+    {"name": "qsgd", "levels": 65536, "norm": "l2"},
+]
+DATA_CODECS: list[Any] = [
+    *registry.names("data_codec"),
+    {"name": "dataq", "m": 2},
+    {"name": "dataq", "m": 100, "rounding": "nearest"},
+    {"name": "dataq", "m": 3, "rounding": "stochastic"},
+]
+every_codec = pytest.mark.parametrize(
+    "codec", [registry.create("codec", c) for c in CODECS], ids=[str(c) for c in CODECS]
+)
+every_data_codec = pytest.mark.parametrize(
+    "codec", [registry.create("data_codec", c) for c in DATA_CODECS], ids=[str(c) for c in DATA_CODECS]
+)
+
+
+def spec_of(n: int) -> Spec:
+    return Spec(n, segments=(n // 3, n // 2, n) if n > 5 else ())
+
+
+def vector(n: int, sensor: int = 0, scale: float = 1.0) -> np.ndarray:
+    draws = rng.uniform(Key(99, sensor=sensor), n)
+    return (draws * np.float32(2) - np.float32(1)) * np.float32(scale)
+
+
+def norm(x: np.ndarray) -> float:
+    return float(np.linalg.norm(x.astype(float)))
+
+
+def through(codec: Codec, x: np.ndarray, key: Key = KEY) -> np.ndarray:
+    spec = spec_of(x.size)
+    payload, _ = codec.encode(x, spec, key, codec.init(spec))
+    return codec.decode(payload, spec, key)
+
+
+def samples(n: int, spec: DataSpec = DATA) -> tuple[np.ndarray, np.ndarray]:
+    return vector(n * spec.size).reshape(n, *spec.shape), np.arange(n) % 5
+
+
+# ---- codecs of vectors
+
+
+@every_codec
+@pytest.mark.parametrize("n", SIZES)
+def test_round_trip(codec: Codec, n: int) -> None:
+    x = vector(n)
+    y = through(codec, x)
+    assert y.dtype == np.float32
+    assert y.shape == (n,)
+    # a level is at most the norm wide (s = 1, l2)
+    assert (np.abs(y - x) <= norm(x) * (1 + 1e-6)).all()
+    assert (y * x >= 0).all()
+
+
+@every_codec
+def test_payloads_are_a_function_of_their_inputs(codec: Codec) -> None:
+    spec, x = spec_of(300), vector(300)
+    before = x.copy()
+    first, _ = codec.encode(x, spec, KEY, codec.init(spec))
+    again, _ = codec.encode(x, spec, replace(KEY), codec.init(spec))
+    strided = np.repeat(x, 2)[::2]
+    assert first == again == codec.encode(strided, spec, KEY, codec.init(spec))[0]
+    assert np.array_equal(x, before)
+    assert first != codec.encode(x, spec, KEY.fold(round=4), codec.init(spec))[0]
+
+
+@every_codec
+@pytest.mark.parametrize(
+    "values",
+    [[0.0] * 9, [-0.0] * 9, [0.0, -0.0, 1.0], [1e-45], [-1e-45, 1e-40, 3e-39], [1e-45, 1.0], [1e30, -1e-30]],
+)
+def test_zeros_and_denormals(codec: Codec, values: list[float]) -> None:
+    x = np.array(values, np.float32)
+    y = through(codec, x)
+    tiny = float(np.finfo(np.float32).smallest_subnormal)
+    bound = norm(x) * (1 + 1e-6)
+    assert (np.abs(y.astype(float) - x) <= bound + tiny * max(1, 2 * (codec.name == "qsgd"))).all() or (
+        codec.name == "qsgd" and bound < 1e-38
+    )
+    if not x.any():
+        assert not y.any()
+
+
+@every_codec
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(codec: Codec, value: float) -> None:
+    x = vector(9)
+    x[[6, 8]] = value
+    with pytest.raises(CodecError, match=rf"^{codec.name}: x\[6\] = {value}"):
+        codec.encode(x, spec_of(9), KEY, codec.init(spec_of(9)))
+
+
+@every_codec
+@pytest.mark.parametrize("x", [vector(8), vector(10), vector(9).reshape(3, 3), vector(9).astype(np.float64)])
+def test_wrong_shapes_are_refused(codec: Codec, x: np.ndarray) -> None:
+    with pytest.raises(CodecError, match=rf"^{codec.name}: got .*, expected float32\[9\]"):
+        codec.encode(x, spec_of(9), KEY, codec.init(spec_of(9)))
+
+
+@every_codec
+def test_batches_equal_single_calls(codec: Codec) -> None:
+    spec, keys = spec_of(70), [KEY.fold(sensor=i) for i in range(5)]
+    x = np.stack([vector(70, i) for i in range(5)])
+    one = [codec.encode(row, spec, key, codec.init(spec))[0] for row, key in zip(x, keys, strict=True)]
+    states = {k: np.stack([v] * 5) for k, v in codec.init(spec).items()}
+    assert codec.encode_batch(x, spec, keys, states)[0] == one
+    assert codec.encode_batch(x[:0], spec, []) == ([], {})
+
+
+@every_codec
+def test_add_decoded_equals_single_decodes(codec: Codec) -> None:
+    spec, keys = spec_of(70), [KEY.fold(sensor=i) for i in range(4)]
+    payloads = [codec.encode(vector(70, i), spec, k, codec.init(spec))[0] for i, k in enumerate(keys)]
+    weights, expected = [1.0, 2.5, 3.0, 0.25], np.ones(70, np.float32)
+    for i in (0, 2, 3):
+        expected += codec.decode(payloads[i], spec, keys[i]) * np.float32(weights[i])
+    payloads[1] = payloads[1][:-1]
+    out = np.ones(70, np.float32)
+    refused = codec.add_decoded(out, payloads, spec, keys, weights)
+    assert np.array_equal(out, expected)
+    assert list(refused) == [1]
+    assert isinstance(refused[1], CodecError)
+    untouched = np.ones(70, np.float32)
+    assert list(codec.add_decoded(untouched, payloads[1:2], spec, keys[1:2], [9.0])) == [0]
+    assert np.array_equal(untouched, np.ones(70, np.float32))
+
+
+@every_codec
+def test_damaged_payloads_are_refused(codec: Codec) -> None:
+    spec = spec_of(9)
+    payload, _ = codec.encode(vector(9), spec, KEY, codec.init(spec))
+    for bit in range(8 * len(payload)):
+        bad = bytearray(payload)
+        bad[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(CodecError):
+            codec.decode(bytes(bad), spec, KEY)
+    for bad in [payload[:size] for size in range(len(payload))] + [payload + b"\0"]:
+        with pytest.raises(CodecError):
+            codec.decode(bad, spec, KEY)
+
+
+@every_codec
+def test_payloads_of_another_context_are_refused(codec: Codec) -> None:
+    spec = spec_of(9)
+    payload, _ = codec.encode(vector(9), spec, KEY, codec.init(spec))
+    others = [
+        KEY.fold(round=4),
+        KEY.fold(sensor=5),
+        KEY.fold(part=1),
+        KEY.fold(purpose=Purpose.MODEL),
+        KEY.fold(direction=Direction.DOWN),
+        replace(KEY, run=13),
+    ]
+    for key in others:
+        with pytest.raises(CodecError):
+            codec.decode(payload, spec, key)
+    for other in (Spec(9), spec_of(10)):
+        with pytest.raises(CodecError, match="checksum differs"):
+            codec.decode(payload, other, KEY)
+    for config in CODECS:
+        if (reader := registry.create("codec", config)) != codec:
+            with pytest.raises(CodecError, match="checksum differs"):
+                reader.decode(payload, spec, KEY)
+
+
+@every_codec
+def test_unknown_knobs_are_refused(codec: Codec) -> None:
+    with pytest.raises(CodecError, match=rf"{codec.name}: unknown knobs \['nonsense'\]"):
+        codec.encode(vector(9), spec_of(9), KEY, knobs={"nonsense": 1})
+
+
+@every_codec
+def test_hostile_bodies_are_refused_or_finite(codec: Codec) -> None:
+    spec = spec_of(9)
+    true_size = len(wire.unframe(codec.encode(vector(9), spec, KEY)[0], codec.context(spec, KEY, NO_KNOBS)))
+    for trial in range(300):
+        key = KEY.fold(round=trial)
+        size = true_size if trial % 3 else trial // 3
+        body = bytearray((rng.uint32(key, size) & 0xFF).astype(np.uint8).tobytes())
+        for at in range(3, min(len(body), 4 * len(spec.segments)), 4):
+            body[at] &= 0x3F  # most scales positive and below 2, so that codes are read
+        payload = wire.frame(bytes(body), codec.context(spec, key, NO_KNOBS))
+        try:
+            y = codec.decode(payload, spec, key)
+        except CodecError:
+            continue
+        assert y.shape == (9,)
+        assert np.isfinite(y).all()
+
+
+# ---- codecs of samples
+
+
+@every_data_codec
+@pytest.mark.parametrize("n", [0, 1, 2, 39, 40])
+@pytest.mark.parametrize("labels", [0, 1, 5, "float16", "float32"])
+def test_samples_round_trip(codec: DataCodec, n: int, labels: Any) -> None:
+    spec = DataSpec((2, 3), 40, labels)
+    x, y = samples(n)
+    y = y % labels if isinstance(labels, int) and labels else y
+    back, classes = codec.decode(codec.encode(x, y, spec, KEY), spec, KEY)
+    assert back.dtype == np.float32
+    assert back.shape == x.shape
+    assert (np.abs(back - x) <= 1).all()
+    assert classes.tolist() == ([] if labels == 0 else y.tolist())
+
+
+@every_data_codec
+@pytest.mark.parametrize("shape", [(), (1,), (257,), (3, 5, 7)])
+def test_sample_shapes(codec: DataCodec, shape: tuple[int, ...]) -> None:
+    spec = DataSpec(shape, 6, 5)
+    x, y = samples(6, spec)
+    back, _ = codec.decode(codec.encode(x, y, spec, KEY), spec, KEY)
+    assert back.shape == x.shape
+
+
+@every_data_codec
+def test_samples_of_zeros_and_denormals(codec: DataCodec) -> None:
+    spec = DataSpec((3,), 4, 5)
+    for values in ([0.0, -0.0, 0.0], [1e-45, 0.0, -1e-40], [1e30, -1e30, 1e-45]):
+        x = np.array([values], np.float32)
+        back, _ = codec.decode(codec.encode(x, np.array([4]), spec, KEY), spec, KEY)
+        assert (np.abs(back.astype(float) - x) <= np.abs(x).max() * 1.000001).all()
+
+
+@every_data_codec
+def test_samples_encode_the_same_each_time(codec: DataCodec) -> None:
+    x, y = samples(20)
+    assert codec.encode(x, y, DATA, KEY) == codec.encode(x.copy(), y.copy(), DATA, replace(KEY))
+
+
+@every_data_codec
+def test_bad_samples_are_refused(codec: DataCodec) -> None:
+    x, y = samples(4)
+    for value in (np.nan, np.inf, -np.inf):
+        bad = x.copy()
+        bad[2, 1, 0] = value
+        with pytest.raises(CodecError, match=rf"^{codec.name}: sample 2 has {value} at 3"):
+            codec.encode(bad, y, DATA, KEY)
+    many = samples(41)
+    for given, labels in ((x.reshape(4, 6), y), (x.astype(np.float64), y), many):
+        with pytest.raises(CodecError, match=rf"^{codec.name}: got .*, expected float32\[n ≤ 40, 2, 3\]"):
+            codec.encode(given, labels, DATA, KEY)
+    with pytest.raises(CodecError, match=r"labels of shape \[3\], expected \[4\]"):
+        codec.encode(x, y[:3], DATA, KEY)
+    for label in (-1, 5):
+        with pytest.raises(CodecError, match=rf"label {label} at 2 is outside \[0, 5\)"):
+            codec.encode(x, np.array([0, 1, label, 2]), DATA, KEY)
+    with pytest.raises(CodecError, match="does not fit float32"):
+        codec.encode(x, np.array([0, 1, np.nan, 2]), DataSpec((2, 3), 40, "float32"), KEY)
+
+
+@every_data_codec
+def test_damaged_samples_are_refused(codec: DataCodec) -> None:
+    x, y = samples(2)
+    payload = codec.encode(x, y, DATA, KEY)
+    for bit in range(8 * len(payload)):
+        bad = bytearray(payload)
+        bad[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(CodecError):
+            codec.decode(bytes(bad), DATA, KEY)
+    for bad in [payload[:size] for size in range(len(payload))] + [payload + b"\0"]:
+        with pytest.raises(CodecError):
+            codec.decode(bad, DATA, KEY)
+
+
+@every_data_codec
+def test_samples_of_another_context_are_refused(codec: DataCodec) -> None:
+    payload = codec.encode(*samples(2), DATA, KEY)
+    for key in (KEY.fold(round=4), KEY.fold(sensor=5), KEY.fold(part=1), replace(KEY, run=13)):
+        with pytest.raises(CodecError):
+            codec.decode(payload, DATA, key)
+    for spec in (replace(DATA, shape=(3, 2)), replace(DATA, max_samples=41), replace(DATA, labels=6)):
+        with pytest.raises(CodecError, match="checksum differs"):
+            codec.decode(payload, spec, KEY)
+    with pytest.raises(CodecError, match="unknown knobs"):
+        codec.decode(payload, DATA, KEY, {"nonsense": 1})
+
+
+@every_data_codec
+def test_hostile_samples_are_refused_or_finite_and_few(codec: DataCodec) -> None:
+    true = wire.unframe(codec.encode(*samples(2), DATA, KEY), codec.context(DATA, KEY, NO_KNOBS))
+    for trial in range(300):
+        key = KEY.fold(round=trial)
+        size = len(true) if trial % 3 else trial // 3
+        body = (rng.uint32(key, size) & 0xFF).astype(np.uint8).tobytes()
+        if trial % 2:
+            body = true[:9] + body[9:]
+        payload = wire.frame(body, codec.context(DATA, key, NO_KNOBS))
+        try:
+            x, y = codec.decode(payload, DATA, key)
+        except CodecError:
+            continue
+        assert len(x) == len(y) <= DATA.max_samples
+        assert np.isfinite(x).all()
+        assert ((y >= 0) & (y < 5)).all()

@@ -1,0 +1,44 @@
+"""The two engines run the same apps: the same seed gives the same run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fedquant
+from fedquant.errors import ConfigError
+
+QUICK = {
+    "training.rounds": 3,
+    "training.evaluate_every": 3,
+    "training.batch_size": 4,
+    "training.epoch_rounds": 1,
+}
+
+
+def test_an_unknown_engine(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="use local or flower"):
+        fedquant.run("wearables", QUICK, engine="ray", out=tmp_path)  # type: ignore[arg-type]
+
+
+def test_rounds_are_handed_on(tmp_path: Path) -> None:
+    seen: list[int] = []
+    result = fedquant.run("wearables", QUICK, out=tmp_path, on_round=lambda row: seen.append(row["round"]))
+    assert seen == [1, 2, 3]
+    assert 0 < result.accuracy < 1
+
+
+@pytest.mark.slow
+def test_local_and_flower_agree(tmp_path: Path) -> None:
+    uplink = {"kind": "data", "codec": "dataq", "selection": "relative", "cache": True}
+    changes = {**QUICK, "uplink": uplink, "topology.sensors_per_gateway": 8}
+    local = fedquant.run("wearables", changes, out=tmp_path / "local")
+    lines: list[str] = []
+    flower = fedquant.run(
+        "wearables", changes, engine="flower", out=tmp_path / "flower", on_line=lines.append
+    )
+    assert any("run folder" in line for line in lines)
+    for path in sorted(p for p in local.folder.rglob("*") if p.is_file() and p.name != "timings.jsonl"):
+        there = flower.folder / path.relative_to(local.folder)
+        assert there.read_bytes() == path.read_bytes(), path.name

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedquant.errors import ConfigError
+from fedquant.scenario import Scenario, find, load
+from fedquant.scenario.load import folder, override, read
+
+BASE: dict[str, Any] = {
+    "name": "small",
+    "seed": 3,
+    "task": "watch",
+    "uplink": {"kind": "gradient", "codec": "qsgd"},
+    "training": {"rounds": 2},
+}
+SHIPPED = sorted(folder().rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
+def test_scenarios_that_ship_are_found_by_name(path: Path) -> None:
+    name = path.relative_to(folder()).with_suffix("").as_posix()
+    assert find(name).samefile(path)
+    assert read(name) == read(path)
+
+
+@pytest.mark.parametrize("source", [BASE, "wearables"], ids=["small", "wearables"])
+def test_json_round_trip(source: Any) -> None:
+    scenario = load(source)
+    text = scenario.to_json()
+    assert text.isascii()
+    assert text == json.dumps(json.loads(text), sort_keys=True, separators=(",", ":"))
+    for again in (load(text), load(scenario), load(scenario.to_dict())):
+        assert again.to_json() == text
+        assert again.run_id == scenario.run_id
+    assert 0 <= scenario.run_id < 1 << 64
+    assert scenario.key.run == scenario.run_id
+    assert scenario.key.seed == scenario.seed
+
+
+def test_the_run_is_what_the_scenario_says_but_not_where_it_keeps_state() -> None:
+    run = load(BASE).run_id
+    assert load(BASE, {"state_dir": "elsewhere"}).run_id == run
+    assert load({**BASE, "task": {"name": "watch"}}).run_id == run
+    assert load(BASE, ["uplink.codec.bits=4"]).run_id == run
+    changes = ["seed=4", "name=other", "uplink.codec.bits=5", "training.rounds=3", "downlink.codec=qsgd"]
+    assert len({run, *(load(BASE, [change]).run_id for change in changes)}) == 6
+
+
+def test_defaults() -> None:
+    scenario = load(BASE)
+    assert scenario.training.optimizer.name == "sgd"
+    assert scenario.training.optimizer.arguments == {"lr": 0.05}
+    assert scenario.downlink.codec.name == "float32"
+    assert scenario.gateways == scenario.sensors
+    assert load(BASE, ["topology.sensors_per_gateway=5"]).gateways == -(-scenario.sensors // 5)
+
+
+def test_files_and_yaml(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(BASE), encoding="utf-8")
+    assert load(path).to_json() == load(str(path)).to_json() == load(BASE).to_json()
+    path.write_text("a: [1", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine.yaml: while parsing"):
+        load(path)
+    path.write_text("- 1", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine.yaml: expected a mapping of keys, got list"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("seeed=3", "unknown key 'seeed', did you mean 'seed'?"),
+        ("zzzz=3", "unknown key 'zzzz', known: description, downlink, name"),
+        ("training.roundz=3", "training: unknown key 'roundz', did you mean 'rounds'?"),
+        ("uplink.codek=raw", "uplink: unknown key 'codek', did you mean 'codec'?"),
+        ("topology.x=1", "topology: unknown key 'x', known: sensors_per_gateway"),
+        ("training.rounds=many", "training.rounds: Input should be a valid integer"),
+        ("training.rounds=0", "training.rounds: Input should be greater than or equal to 1, got 0"),
+        ("training.fraction=1.5", "training.fraction: Input should be less than or equal to 1, got 1.5"),
+        ("training.sampling=never", "training.sampling: Input should be 'random', 'epochs' or 'stream'"),
+        ("training.sensors_per_round=2000", "training.sensors_per_round: 2000 exceeds the task's"),
+        ("seed=-1", "seed: Input should be greater than or equal to 0, got -1"),
+        ("seed=18446744073709551616", "seed: "),
+        ("name=a b", "name: String should match pattern"),
+        ("schema_version=2", "schema_version: Input should be 1, got 2"),
+        ("task=watchh", "task: unknown task 'watchh': did you mean 'watch'?"),
+        ("task.fold=99", "fold=99 does not exist"),
+        ("task.foldd=1", "watch.foldd: unknown key, did you mean 'fold'?"),
+        ("uplink.kind=gradientt", "'gradientt'"),
+        ("uplink.codec=qsdg", "uplink.codec: unknown codec 'qsdg': did you mean 'qsgd'?"),
+        ("uplink.codec.bits=99", "qsgd.bits: Input should be less than or equal to 16, got 99"),
+        ("uplink.codec=[1]", "expected a name or a mapping with one, got [1]"),
+        ("uplink.codec={bits: 3}", "'name' is missing in {'bits': 3}"),
+        ("training.optimizer=sgd", "training.optimizer: Input should be a valid dictionary"),
+        ("uplink={kind: delta, codec: qsgd}", "uplink.local_lr: Field required"),
+        ("uplink={kind: data, codec: raw, replay: 3}", "uplink: replay needs cache: true"),
+        ("uplink={kind: data, codec: raw, cache: true, normalize: batch}", "normalize: batch has no meaning"),
+        ("uplink={kind: data, codec: raw, selection: most}", "unknown selection 'most'"),
+        ("uplink={kind: data, codec: qsgd}", "unknown data codec 'qsgd'"),
+        ("seed.x=1", "--set seed.x: seed is 3, it has no keys"),
+        ("seed", "--set 'seed': expected key.path=value"),
+        ("=3", "--set '=3': expected key.path=value"),
+        ("seed=[1", "--set 'seed=[1': the value is not YAML"),
+    ],
+)
+def test_mistakes_are_named(change: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(BASE, [change])
+
+
+def test_fraction_and_sensors_per_round_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="training: give fraction or sensors_per_round, not both"):
+        load(BASE, {"training.fraction": 0.5, "training.sensors_per_round": 2})
+
+
+def test_every_mistake_has_its_line() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({})
+    assert str(caught.value).splitlines() == [
+        f"{key}: Field required" for key in ("name", "task", "uplink", "training")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("wearable", "no scenario file 'wearable', and none of that name: did you mean 'wearables'?"),
+        ("9/9.yaml", "no scenario file '9/9.yaml', and none of that name: known: "),
+        ("{a: [", "scenario JSON: while parsing"),
+    ],
+)
+def test_missing_or_broken_scenarios(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load(name)
+
+
+def test_overrides() -> None:
+    values = {"a": {"b": 1, "c": 2}, "codec": "qsgd"}
+    assert override(values, ["a.b=[1, x]", "d.e=true"]) == {
+        "a": {"b": [1, "x"], "c": 2},
+        "codec": "qsgd",
+        "d": {"e": True},
+    }
+    assert override(values, {"codec.bits": 3})["codec"] == {"name": "qsgd", "bits": 3}
+    assert override(values, ["a={b: 5}"])["a"] == {"b": 5}
+    assert override(values, ["a=x=y"])["a"] == "x=y"
+    assert values == {"a": {"b": 1, "c": 2}, "codec": "qsgd"}
+
+
+def test_a_scenario_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load(BASE).seed = 4
+    assert isinstance(load(BASE), Scenario)

@@ -1,0 +1,202 @@
+"""Whole runs on the embedded data: every uplink kind, reruns, gateways, and payloads gone wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, Message, RecordDict
+
+import clients.app
+import fedquant
+import strategies.app
+from fedquant import carrier
+from fedquant.errors import EngineError
+from fedquant.message import Reply
+from fedquant.plan import make_plan
+from fedquant.scenario import load
+from strategies.grid import LocalGrid
+
+QUICK = {"training.rounds": 3, "training.evaluate_every": 3, "training.batch_size": 4}
+GRADIENT = {"kind": "gradient", "codec": "qsgd"}
+DELTA = {"kind": "delta", "codec": "qsgd", "local_steps": 2, "local_lr": 0.05}
+DATA = {"kind": "data", "codec": "dataq", "selection": "relative"}
+CACHE = {**DATA, "cache": True}
+UPLINKS = {"gradient": GRADIENT, "delta": DELTA, "data": DATA, "cache": CACHE}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (p for p in folder.rglob("*") if p.is_file() and p.name != "timings.jsonl")
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
+
+
+@pytest.mark.parametrize("kind", UPLINKS)
+def test_a_rerun_writes_the_same_run_folder(kind: str, tmp_path: Path) -> None:
+    changes = {**QUICK, "uplink": UPLINKS[kind], "training.epoch_rounds": 1}
+    first = fedquant.run("wearables", changes, out=tmp_path / "a")
+    again = fedquant.run("wearables", changes, out=tmp_path / "b")
+    assert contents(first.folder) == contents(again.folder)
+    assert {"scenario.yaml", "rounds.jsonl", "sensors-00000.npz", "model.safetensors"} <= set(
+        contents(first.folder)
+    )
+    assert first.uplink_bytes > 0
+    assert [row["step"] for row in first.rounds] == [True] * 3
+
+
+@pytest.mark.parametrize("kind", UPLINKS)
+def test_gateways_change_nothing_but_who_speaks(kind: str, tmp_path: Path) -> None:
+    changes = {**QUICK, "uplink": UPLINKS[kind]}
+    alone = fedquant.run("wearables", changes, out=tmp_path / "a")
+    hubs = fedquant.run("wearables", {**changes, "topology.sensors_per_gateway": 5}, out=tmp_path / "b")
+    # The run's identity enters checksums, not draws: sizes, steps and accuracies are equal.
+    assert alone.rounds == hubs.rounds
+
+
+def test_bytes_are_those_of_the_payloads(tmp_path: Path) -> None:
+    result = fedquant.run(
+        "wearables", {**QUICK, "uplink": {"kind": "gradient", "codec": "float32"}}, out=tmp_path
+    )
+    size = make_plan(load(result.folder / "scenario.yaml")).model_spec.size
+    assert [row["uplink_bytes"] for row in result.rounds] == [16 * (4 * size + 5)] * 3
+    columns = np.load(tmp_path / "sensors-00000.npz", allow_pickle=False)
+    assert columns["uplink_bytes"].sum() == result.uplink_bytes
+    assert columns["sensor"].tolist() == list(range(16)) * 3
+
+
+def test_the_model_changes_and_is_saved(tmp_path: Path) -> None:
+    result = fedquant.run("wearables", {**QUICK, "uplink": GRADIENT}, out=tmp_path)
+    plan = make_plan(load(tmp_path / "scenario.yaml"))
+    start = plan.initial_model().state_dict()
+    saved = result.model()
+    assert saved.keys() == start.keys()
+    assert any(not np.array_equal(saved[k].numpy(), start[k].numpy()) for k in saved)
+
+
+def test_data_without_selection_needs_no_model_downlink(tmp_path: Path) -> None:
+    result = fedquant.run("wearables", {**QUICK, "uplink": {"kind": "data", "codec": "dataq"}}, out=tmp_path)
+    assert result.downlink_bytes == 0
+
+
+def test_a_cached_sample_travels_once(tmp_path: Path) -> None:
+    uplink = {"kind": "data", "codec": "dataq", "cache": True}
+    changes = {**QUICK, "training.rounds": 12, "training.batch_size": 64, "uplink": uplink}
+    result = fedquant.run("wearables", changes, out=tmp_path)
+    plan = make_plan(load(tmp_path / "scenario.yaml"))
+    sent = sum(row["samples"] for row in result.rounds)
+    assert sent <= sum(plan.federation.sizes)
+    drawn = {(s, int(i)) for s in range(16) for r in range(1, 13) for i in plan.batch(s, r)}
+    assert sent == len(drawn)
+
+
+def test_batch_statistics_travel_and_are_counted(tmp_path: Path) -> None:
+    changes = {**QUICK, "task.norm": "batch", "uplink": {"kind": "gradient", "codec": "float32"}}
+    result = fedquant.run("wearables", changes, out=tmp_path)
+    plan = make_plan(load(tmp_path / "scenario.yaml"))
+    assert plan.buffer_spec.size > 0
+    each = 4 * plan.model_spec.size + 5 + 4 * plan.buffer_spec.size + 5
+    assert result.rounds[0]["uplink_bytes"] == 16 * each
+
+
+def test_fewer_sensors_a_round(tmp_path: Path) -> None:
+    result = fedquant.run(
+        "wearables", {**QUICK, "uplink": CACHE, "training.sensors_per_round": 3}, out=tmp_path
+    )
+    assert [row["asked"] for row in result.rounds] == [3, 3, 3]
+
+
+Tamper = Callable[[Reply], Iterable[Reply]]
+
+
+class TamperingGrid(LocalGrid):
+    """Changes what nodes say in round 2."""
+
+    tamper: Tamper
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
+        out = []
+        for message in messages:
+            reply = self._deliver(message)
+            if message.metadata.message_type != "train" or reply.has_error():
+                out.append(reply)
+                continue
+            spoken = Reply.from_bytes(carrier.unwrap(reply.content))
+            changed = [spoken] if spoken.round != 2 or 0 not in spoken.sensors else self.tamper(spoken)
+            for one in changed:
+                copy = Message(carrier.wrap(one.to_bytes()), reply_to=message)
+                copy.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
+                out.append(copy)
+        return out
+
+
+def with_payload(reply: Reply, payload: bytes) -> Reply:
+    return Reply(reply.run, reply.round, reply.sensors, ((payload,),))
+
+
+def flip(reply: Reply) -> list[Reply]:
+    payload = bytearray(reply.payloads[0][0])
+    payload[20] ^= 1
+    return [with_payload(reply, bytes(payload))]
+
+
+OLD: dict[str, bytes] = {}
+TAMPERS: dict[str, tuple[Tamper, str]] = {
+    "flipped": (flip, "refused"),
+    "truncated": (lambda r: [with_payload(r, r.payloads[0][0][:-1])], "refused"),
+    "header only": (lambda r: [with_payload(r, r.payloads[0][0][:3])], "refused"),
+    "twice": (lambda r: [r, r], "failures"),
+    "stranger": (lambda r: [Reply(r.run, r.round, (5,), r.payloads)], "failures"),
+    "out of range": (lambda r: [Reply(r.run, r.round, (4000,), r.payloads)], "failures"),
+    "other run": (lambda r: [Reply(r.run ^ 1, r.round, r.sensors, r.payloads)], "failures"),
+    "other round": (lambda r: [Reply(r.run, 1, r.sensors, r.payloads)], "failures"),
+    "slots": (lambda r: [Reply(r.run, r.round, r.sensors, ((r.payloads[0][0], b""),))], "failures"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERS)
+@pytest.mark.parametrize("kind", ["gradient", "cache"])
+def test_a_bad_payload_is_dropped_and_the_round_goes_on(kind: str, name: str, tmp_path: Path) -> None:
+    scenario = load("wearables", {**QUICK, "uplink": UPLINKS[kind]})
+    config = {"scenario": scenario.to_json()}
+    grid = TamperingGrid(clients.app.app, scenario.gateways, config, {"state-dir": str(tmp_path / "state")})
+    tamper, counted = TAMPERS[name]
+    grid.tamper = tamper
+    context = Context(1, 1, {"out": str(tmp_path)}, RecordDict(), config)  # type: ignore[arg-type]
+    strategies.app.app(grid, context)
+    rows = fedquant.engines.run.read(tmp_path).rounds
+    assert [row[counted] for row in rows] == [0, 1, 0]
+    assert [row["step"] for row in rows] == [True] * 3
+
+
+def test_a_refused_sample_may_travel_again(tmp_path: Path) -> None:
+    """The node learns that round 2's payload was refused, and takes its samples back."""
+    uplink = {"kind": "data", "codec": "dataq", "cache": True}
+    sizes = 200  # every sensor draws all it has
+    scenario = load("wearables", {**QUICK, "training.batch_size": 400, "uplink": uplink})
+    config = {"scenario": scenario.to_json()}
+    grid = TamperingGrid(clients.app.app, scenario.gateways, config, {"state-dir": str(tmp_path / "state")})
+    first = {"done": False}
+
+    def refuse(reply: Reply) -> list[Reply]:
+        first["done"] = True
+        return flip(reply) if reply.payloads[0][0] else [reply]
+
+    grid.tamper = refuse
+    context = Context(1, 1, {"out": str(tmp_path)}, RecordDict(), config)  # type: ignore[arg-type]
+    strategies.app.app(grid, context)
+    rows = fedquant.engines.run.read(tmp_path).rounds
+    plan = make_plan(scenario)
+    assert first["done"]
+    assert max(plan.federation.sizes) < 400
+    assert min(plan.federation.sizes) > sizes / 4
+    assert sum(row["samples"] for row in rows) == sum(plan.federation.sizes)
+
+
+def test_nodes_that_always_fail_end_the_run(tmp_path: Path) -> None:
+    scenario = load("wearables", {**QUICK, "training.rounds": 9, "uplink": CACHE})
+    state = tmp_path / "state"
+    state.write_text("a file where a folder should be")
+    with pytest.raises((EngineError, OSError)):
+        fedquant.run(scenario, {"state_dir": str(state)}, out=tmp_path / "out")
