@@ -6,7 +6,6 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-import torch
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
@@ -15,6 +14,7 @@ from fedquant import carrier
 from fedquant.errors import ConfigError
 from fedquant.message import Request
 from fedquant.scenario import Scenario, load
+from fedquant.tasks import learn
 
 app = ClientApp()
 
@@ -34,7 +34,7 @@ def _state_dir(context: Context, scenario: Scenario) -> Path:
 
 def _node(context: Context) -> Node:
     scenario = _scenario(str(context.run_config["scenario"]))
-    torch.set_num_threads(scenario.training.threads)
+    learn.use_threads(scenario.training.threads)
     gateway = context.node_config.get("partition-id")
     if not isinstance(gateway, int):
         raise ConfigError(

@@ -128,7 +128,9 @@ def encode_knobs(knobs: dict[str, Knobs]) -> bytes:
         for name in sorted(knobs[receiver]):
             value = knobs[receiver][name]
             if isinstance(value, int):
-                size = max(1, (value.bit_length() + 8) // 8)
+                if not -(1 << 63) <= value < 1 << 63:
+                    raise CodecError(f"knob {receiver}.{name}={value} does not fit 64 bits")
+                size = max(value, ~value).bit_length() // 8 + 1  # the sign takes a bit
                 kind, data = b"i", value.to_bytes(size, "little", signed=True)
             else:
                 kind, data = b"b", value

@@ -107,7 +107,9 @@ def explain(error: ValidationError, root: str = "", tags: Collection[str] = ()) 
     """One line an error of pydantic: the key's path (without tags of unions), what is wrong, the value."""
     lines = []
     for item in error.errors(include_url=False):
-        path = ".".join(str(p) for p in (root, *item["loc"]) if p != "" and p not in tags)
+        # What a class says of itself as a whole names itself already.
+        start = root if item["loc"] else ""
+        path = ".".join(str(p) for p in (start, *item["loc"]) if p != "" and p not in tags)
         cause = item.get("ctx", {}).get("error")
         text = str(cause) if cause is not None else item["msg"]
         shown = "" if item["type"] in ("missing", "value_error") else f", got {item['input']!r}"

@@ -7,13 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario, load
 from fedquant.scenario.schema import DataUplink
+from fedquant.tasks import learn
 from strategies.base import UplinkStrategy
 from strategies.data import DataStrategy
 from strategies.vector import VectorStrategy
@@ -36,7 +36,7 @@ def main(grid: Grid, context: Context) -> None:
         log.setLevel(logging.INFO)
         log.propagate = False
     scenario = load(str(context.run_config["scenario"]))
-    torch.set_num_threads(scenario.training.threads)
+    learn.use_threads(scenario.training.threads)
     out = context.node_config.get("out") or os.environ.get("FEDQUANT_OUT")
     folder = Path(str(out)) if out else Path.cwd() / "runs" / f"{scenario.name}-{scenario.run_id:016x}"
     log.info("run folder: %s", folder)

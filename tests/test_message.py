@@ -126,3 +126,15 @@ def field(data: bytes) -> bytes:
 def test_broken_knobs_are_named(data: bytes, message: str) -> None:
     with pytest.raises(CodecError, match=message):
         decode_knobs(data)
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, 127, -128, 128, 2**63 - 1, -(2**63)])
+def test_integer_knobs_take_as_few_bytes_as_they_can(value: int) -> None:
+    data = encode_knobs({"codec": {"bits": value}})
+    assert decode_knobs(data) == {"codec": {"bits": value}}
+    assert len(data) == 2 + 5 + 2 + 4 + 2 + 1 + max(1, -(-(max(value, ~value).bit_length() + 1) // 8))
+
+
+def test_an_integer_knob_over_64_bits_is_refused() -> None:
+    with pytest.raises(CodecError, match="64 bits"):
+        encode_knobs({"codec": {"bits": 2**63}})

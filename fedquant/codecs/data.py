@@ -97,10 +97,13 @@ def _check_labels(name: str, labels: Array, n: int, spec: DataSpec) -> Array:
     if labels.shape != (n,):
         raise CodecError(f"{name}: labels of shape {list(labels.shape)}, expected [{n}]")
     if isinstance(spec.labels, str):
-        targets = labels.astype(spec.labels)
+        with np.errstate(over="ignore"):  # an overflow is refused below
+            targets = labels.astype(spec.labels)
         if not np.isfinite(targets).all():
             raise CodecError(f"{name}: a label does not fit {spec.labels}")
         return targets
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise CodecError(f"{name}: labels are {labels.dtype}, expected integers in [0, {spec.labels})")
     if n and not 0 <= labels.min() <= labels.max() < spec.labels:
         at = int(np.argmax((labels < 0) | (labels >= spec.labels)))
         raise CodecError(f"{name}: label {labels[at]} at {at} is outside [0, {spec.labels})")

@@ -69,12 +69,12 @@ class QSGD(Codec):
         if self.norm == "max":
             return np.float32(scan.max_abs(x))
         norm = float(np.sqrt(scan.sum_squares(x)))
+        if norm > float(np.finfo(np.float32).max):
+            raise CodecError(f"qsgd: the l2 norm {norm:g} does not fit float32; use norm: max")
         scale = np.float32(norm)  # rounded up, so that no number exceeds it
         if float(scale) < norm:
             scale = np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
-        if not np.isfinite(scale):
-            raise CodecError(f"qsgd: the l2 norm {norm:g} does not fit float32; use norm: max")
-        return scale
+        return min(scale, np.finfo(np.float32).max)
 
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         s, bits = self.positive_levels(knobs)

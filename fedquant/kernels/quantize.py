@@ -63,4 +63,6 @@ def to_levels(
 def from_levels(codes: npt.NDArray[Any], scale: float, s: int) -> F32:
     """float32[n]: (c − s)·scale/s."""
     step = np.float32(float(np.float32(scale)) / s)
+    if float(step) * s > float(np.finfo(np.float32).max):  # rounded up at the very end of the range
+        step = np.nextafter(step, np.float32(0))
     return (codes.astype(np.int32) - np.int32(s)).astype(np.float32) * step

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -47,7 +47,11 @@ def read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         text, label = source, "scenario JSON"
     else:
         path = find(source)
-        text, label = path.read_text(encoding="utf-8"), str(path)
+        label = str(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{label}: {error}") from None
     try:
         values = yaml.safe_load(text)  # JSON is YAML
     except yaml.YAMLError as error:
@@ -62,7 +66,7 @@ def override(values: Mapping[str, Any], changes: Mapping[str, Any] | Iterable[st
 
     A mapping replaces a mapping whole, so that a codec's keys never mix with another codec's.
     """
-    out: dict[str, Any] = json.loads(json.dumps(values))
+    out = copy.deepcopy(dict(values))
     pairs = changes if isinstance(changes, Mapping) else parse_changes(changes)
     for path, value in pairs.items():
         *parents, last = path.split(".")

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from fedquant.tasks.base import Task
 
 
+def _bare_name(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class Section(BaseModel):
     """A mapping of known keys; an unknown one is an error that names the likely one meant."""
 
@@ -123,8 +127,8 @@ class Training(Section):
     sensors_per_round: Annotated[int, Field(ge=1)] | None = None
     sampling: Literal["random", "epochs", "stream"] = "random"
     epoch_rounds: Annotated[int, Field(ge=1)] | None = None
-    optimizer: Optimizer
-    schedule: Schedule | None = None
+    optimizer: Annotated[Optimizer, BeforeValidator(_bare_name)]
+    schedule: Annotated[Schedule | None, BeforeValidator(_bare_name)] = None
     evaluate_every: Annotated[int, Field(ge=1)] = 10
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1)] = 1
@@ -134,10 +138,6 @@ class Training(Section):
         if self.sensors_per_round is not None and self.fraction != 1.0:
             raise ConfigError("give fraction or sensors_per_round, not both")
         return self
-
-
-def _bare_name(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 class Scenario(Section):

@@ -21,6 +21,12 @@ from fedquant.tasks.base import Dataset, Indices, Task
 F32 = npt.NDArray[np.float32]
 
 
+def use_threads(n: int) -> None:
+    """Lets torch use n threads in this process; one makes results the same on every engine."""
+    if torch.get_num_threads() != n:
+        torch.set_num_threads(n)
+
+
 def initialise(task: Task, key: Key) -> nn.Module:
     """The task's model with initial parameters drawn from the run's key; on the CPU."""
     with torch.random.fork_rng(devices=[]):

@@ -101,11 +101,9 @@ def test_payloads_are_a_function_of_their_inputs(codec: Codec) -> None:
 def test_zeros_and_denormals(codec: Codec, values: list[float]) -> None:
     x = np.array(values, np.float32)
     y = through(codec, x)
-    tiny = float(np.finfo(np.float32).smallest_subnormal)
-    bound = norm(x) * (1 + 1e-6)
-    assert (np.abs(y.astype(float) - x) <= bound + tiny * max(1, 2 * (codec.name == "qsgd"))).all() or (
-        codec.name == "qsgd" and bound < 1e-38
-    )
+    # where the scale is denormal so is the step, and rounding it may double it
+    bound = norm(x) * (2 if norm(x) < 1e-37 else 1 + 1e-6)
+    assert (np.abs(y.astype(float) - x) <= bound).all()
     if not x.any():
         assert not y.any()
 

@@ -108,3 +108,19 @@ def test_zeros_take_no_codes() -> None:
     _, y, spec = batch(32, 50)
     payload = DataQ().encode(np.zeros((32, 50), np.float32), y, spec, KEY)
     assert len(payload) <= 14 + labels_size(32, spec)
+
+
+@pytest.mark.parametrize("m", [8, 26, 32, 50, 63, 300])
+def test_the_largest_float_comes_back(m: int) -> None:
+    top = np.full((1, 4), np.finfo(np.float32).max, np.float32)
+    spec = DataSpec((4,), 1, 2)
+    x, _ = DataQ(m).decode(DataQ(m).encode(top, np.zeros(1, int), spec, KEY), spec, KEY)
+    np.testing.assert_allclose(x, top, rtol=1e-6)
+
+
+def test_labels_that_are_no_classes_are_refused() -> None:
+    spec = DataSpec((4,), 1, 2)
+    with pytest.raises(CodecError, match="expected integers"):
+        DataQ().encode(np.ones((1, 4), np.float32), np.array([0.5]), spec, KEY)
+    with pytest.raises(CodecError, match="does not fit float16"):
+        DataQ().encode(np.ones((1, 4), np.float32), np.array([1e9]), DataSpec((4,), 1, "float16"), KEY)

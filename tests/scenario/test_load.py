@@ -97,7 +97,7 @@ def test_files_and_yaml(tmp_path: Path) -> None:
         ("uplink.codec.bits=99", "qsgd.bits: Input should be less than or equal to 16, got 99"),
         ("uplink.codec=[1]", "expected a name or a mapping with one, got [1]"),
         ("uplink.codec={bits: 3}", "'name' is missing in {'bits': 3}"),
-        ("training.optimizer=sgd", "training.optimizer: Input should be a valid dictionary"),
+        ("training.optimizer=3", "training.optimizer: Input should be a valid dictionary"),
         ("uplink={kind: delta, codec: qsgd}", "uplink.local_lr: Field required"),
         ("uplink={kind: data, codec: raw, replay: 3}", "uplink: replay needs cache: true"),
         ("uplink={kind: data, codec: raw, cache: true, normalize: batch}", "normalize: batch has no meaning"),
@@ -157,3 +157,15 @@ def test_a_scenario_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load(BASE).seed = 4
     assert isinstance(load(BASE), Scenario)
+
+
+def test_dates_and_bytes_are_mistakes_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="description"):
+        load("wearables", ["description=2020-01-01"])
+    (tmp_path / "x.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        load(tmp_path / "x.yaml")
+
+
+def test_a_bare_name_stands_for_a_mapping() -> None:
+    assert load("wearables", ["training.optimizer=adam"]).training.optimizer.name == "adam"
