@@ -87,6 +87,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Where runs go; finished ones are kept.")] = Path("runs/studies"),
     report: Annotated[Path, typer.Option(help="Where table, CSV and picture go.")] = Path("docs/results"),
     workers: Annotated[int, typer.Option(help="Runs at a time.", min=1)] = 2,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the first of each varied value.")] = False,
 ) -> None:
     """Run every scheme of a study over its folds and seeds; write table, CSV and picture."""
     from fedquant.report import plot, table
@@ -95,6 +96,8 @@ def compare(
 
     console = Console()
     loaded = load_study(study, parse_changes(set_ or ()))
+    if quick:
+        loaded = loaded.first()
     with Progress(console=console) as progress:
         bar = progress.add_task(loaded.name)
         results = execute(

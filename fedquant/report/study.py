@@ -31,6 +31,10 @@ class Study(BaseModel):
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     schemes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
+    def first(self) -> Study:
+        """The study with only the first of each varied value."""
+        return self.model_copy(update={"vary": {key: values[:1] for key, values in self.vary.items()}})
+
 
 @dataclass(frozen=True)
 class Job:

@@ -76,7 +76,7 @@ def markdown(target: float, lines: Sequence[Line]) -> str:
     rows = [
         [
             line.scheme,
-            f"{100 * line.accuracy:.1f} ± {100 * line.spread:.1f}",
+            f"{100 * line.accuracy:.1f}" + (f" ± {100 * line.spread:.1f}" if line.spread else ""),
             megabytes(line.uplink),
             megabytes(line.downlink),
             megabytes(line.at_target),

@@ -1,0 +1,54 @@
+"""A study runs every scheme over every varied value, once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fedquant.errors import ConfigError
+from fedquant.report.study import execute, jobs, load_study
+
+STUDY = {
+    "name": "tiny",
+    "scenario": "wearables",
+    "overrides": {"training.rounds": 2, "training.batch_size": 2, "training.evaluate_every": 1},
+    "vary": {"seed": [1, 2], "task.fold": [0, 3]},
+    "schemes": {"all": {"uplink": {"kind": "data", "codec": "dataq"}}, "8/16 bit": {"seed": 9}},
+}
+
+
+def written(path: Path, **changes: object) -> Path:
+    path.write_text(yaml.safe_dump({**STUDY, **changes}))
+    return path
+
+
+def test_jobs_cross_schemes_and_values(tmp_path: Path) -> None:
+    found = jobs(load_study(written(tmp_path / "s.yaml")), tmp_path)
+    assert len(found) == 8
+    assert len({job.scenario for job in found}) == 8
+    assert {job.folder.relative_to(tmp_path).as_posix() for job in found if job.scheme == "8/16 bit"} == {
+        f"8_16_bit/seed{seed}-fold{fold}" for seed in (1, 2) for fold in (0, 3)
+    }
+
+
+@pytest.mark.slow
+def test_finished_runs_are_kept(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path / "s.yaml"), {"training.rounds": 1}).first()
+    counts: list[tuple[int, int]] = []
+    first = execute(study, tmp_path / "out", 1, lambda done, of: counts.append((done, of)))
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").rglob("model.safetensors")}
+    again = execute(study, tmp_path / "out", 1, lambda done, of: counts.append((done, of)))
+    assert counts == [(0, 2), (1, 2), (2, 2), (2, 2)]
+    assert first == again
+    assert {p: p.stat().st_mtime_ns for p in times} == times
+    other = execute(study.model_copy(update={"overrides": {"training.rounds": 2}}), tmp_path / "out", 1)
+    assert len(other["all"][0]) == 2
+
+
+def test_a_mistake_in_a_study_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="schemess"):
+        load_study(written(tmp_path / "s.yaml", schemess={}))
+    with pytest.raises(ConfigError, match=r"vary\.seed"):
+        load_study(written(tmp_path / "s.yaml", vary={"seed": []}))
