@@ -85,6 +85,10 @@ class Codec(Configured, ABC):
         """Name to (shape, dtype) of what the encoder remembers; empty for a stateless codec."""
         return {}
 
+    def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
+        """γ with E‖x̂ − x‖² ≤ γ‖x‖² where E x̂ = x; None for a codec that is not unbiased."""
+        return None
+
     def settle(self, state: State, delivered: bool) -> State:
         """The state once it is known whether the last payload arrived; encoding again assumes it did."""
         return state

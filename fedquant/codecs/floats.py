@@ -10,7 +10,7 @@ import numpy as np
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
 from fedquant.errors import CodecError
 from fedquant.keys import Key
-from fedquant.wire import Knobs
+from fedquant.wire import NO_KNOBS, Knobs
 
 
 @final
@@ -19,6 +19,10 @@ class Float32(Codec):
     """float32, little-endian: 32 bit/coordinate."""
 
     name: ClassVar[str] = "float32"
+
+    def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
+        """0: nothing is lost."""
+        return 0.0
 
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         return Body(x.astype("<f4", copy=False).tobytes(), x.copy, state)

@@ -8,7 +8,7 @@ Body: a float32 scale a group, then the codes of each group whose scale is not z
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
@@ -16,10 +16,11 @@ import numpy as np
 from pydantic import Field
 
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
+from fedquant.codecs.groups import Scope, groups, largest, pack_scales, unpack_scales
 from fedquant.errors import CodecError
 from fedquant.kernels import pack, quantize, scan
 from fedquant.keys import Key
-from fedquant.wire import Knobs
+from fedquant.wire import NO_KNOBS, Knobs
 
 MAX_LEVELS = 1 << 16
 
@@ -39,7 +40,7 @@ class QSGD(Codec):
     bits: Annotated[int, Field(ge=2, le=16)] = 4
     levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] | None = None
     norm: Literal["max", "l2"] = "max"
-    scope: Literal["whole", "segment"] | Annotated[int, Field(ge=1)] = "whole"
+    scope: Scope = "whole"
 
     def positive_levels(self, knobs: Knobs) -> tuple[int, int | None]:
         """(s, bits of a planar code or None for mixed radix). Raises CodecError for a bad knob."""
@@ -51,19 +52,16 @@ class QSGD(Codec):
             return levels, None
         return (1 << (bits - 1)) - 1, bits if bits in (2, 4, 8) else None
 
-    def groups(self, spec: Spec) -> Iterator[tuple[int, int]]:
-        """(start, stop) of the numbers that share a scale."""
-        if self.scope == "whole":
-            ends: tuple[int, ...] | range = (spec.size,)
-        elif self.scope == "segment":
-            ends = spec.segments
-        else:
-            ends = (*range(self.scope, spec.size, self.scope), spec.size)
-        start = 0
-        for end in ends:
-            if end > start:
-                yield start, end
-            start = end
+    def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
+        """γ of the largest group of n numbers.
+
+        l2: min(n/s², √n/s) (Lemma 3.1). max: a coordinate's variance is at most (M/s)²/4 and (M/s)·|x|,
+        and M·‖x‖₁ ≤ (1+√n)/2·‖x‖², hence min(n/4s², (1+√n)/2s).
+        """
+        n, (s, _) = largest(spec, self.scope), self.positive_levels(knobs)
+        if self.norm == "l2":
+            return min(n / s**2, math.sqrt(n) / s)
+        return min(n / (4 * s**2), (1 + math.sqrt(n)) / (2 * s))
 
     def _scale(self, x: Array) -> np.float32:
         if self.norm == "max":
@@ -79,7 +77,7 @@ class QSGD(Codec):
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         s, bits = self.positive_levels(knobs)
         scales, bodies = [], []
-        for start, stop in self.groups(spec):
+        for start, stop in groups(spec, self.scope):
             group = x[start:stop]
             scale = self._scale(group)
             scales.append(scale)
@@ -88,20 +86,16 @@ class QSGD(Codec):
                 bodies.append(
                     pack.pack_radix(codes, 2 * s + 1) if bits is None else pack.pack_bits(codes, bits)
                 )
-        data = np.array(scales, "<f4").tobytes() + b"".join(bodies)
+        data = pack_scales(scales) + b"".join(bodies)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
         s, bits = self.positive_levels(knobs)
-        groups = list(self.groups(spec))
-        at = 4 * len(groups)
-        if len(data) < at:
-            raise CodecError(f"qsgd: body of {len(data)} bytes, its scales alone take {at}")
-        scales = np.frombuffer(data, "<f4", len(groups)).astype(np.float32)
-        if not (np.isfinite(scales) & (scales >= 0)).all():
-            raise CodecError("qsgd: a scale is negative or not finite")
+        cuts = groups(spec, self.scope)
+        scales = unpack_scales(data, len(cuts), self.name)
+        at = 4 * len(cuts)
         out = np.zeros(spec.size, np.float32)
-        for (start, stop), scale in zip(groups, scales, strict=True):
+        for (start, stop), scale in zip(cuts, scales, strict=True):
             if scale == 0:
                 continue
             n = stop - start
