@@ -72,11 +72,24 @@ def test_radix_groups_are_little_endian_integers(levels: int) -> None:
     assert int.from_bytes(data[2 * width :], "little") == codes[-1]
 
 
+@pytest.mark.parametrize("levels", [3, 15, 4097])
+def test_radix_blocks_hold_every_64th_code_in_one_group(levels: int) -> None:
+    (k, width), codes = pack.radix_group(levels), random_codes(200 * pack.radix_group(levels)[0], levels)
+    data = pack.pack_radix(codes, levels)
+    for block, lane in ((0, 0), (0, 63), (2, 5)):
+        value = 0
+        for code in codes[64 * k * block :][lane : 64 * k : 64].tolist():
+            value = value * levels + code
+        at = (64 * block + lane) * width
+        assert int.from_bytes(data[at : at + width], "little") == value
+    assert np.array_equal(pack.unpack_radix(data, codes.size, levels), codes)
+
+
 @QUICK
 @given(st.integers(0, 100_000), st.integers(2, 1025))
 def test_radix_is_within_a_hundredth_of_the_entropy(n: int, levels: int) -> None:
     entropy = n * math.log2(levels) / 8
-    assert entropy - 1e-6 <= pack.radix_size(n, levels) <= entropy * 1.008 + 1
+    assert entropy - 1e-6 <= pack.radix_size(n, levels) <= entropy * 1.01 + 1
 
 
 @pytest.mark.parametrize("levels", [0, 1])

@@ -19,6 +19,7 @@ def test_norms_agree_with_exact_sums(n: int, dtype: type) -> None:
     assert scan.max_abs(x) == (float(np.abs(x).max()) if n else 0.0)
     exact = math.fsum(v * v for v in x.astype(float).tolist())
     assert scan.sum_squares(x) == pytest.approx(exact, rel=1e-12)
+    assert scan.sum_abs(x) == pytest.approx(math.fsum(abs(v) for v in x.astype(float).tolist()), rel=1e-12)
     assert scan.first_nonfinite(x) == -1
 
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from fedquant.kernels import rng
+from fedquant.kernels.reference import rng
 from fedquant.keys import Key
 
 Rounding = Literal["floor", "nearest", "stochastic"]

@@ -27,16 +27,25 @@ def first_nonfinite(x: npt.NDArray[Any]) -> int:
 
 def sum_squares(x: npt.NDArray[Any]) -> float:
     """Σ x_i² in float64: 256 lanes, each summed in order, then a halving tree over the lanes."""
+    return _lane_sum(x, np.square)
+
+
+def sum_abs(x: npt.NDArray[Any]) -> float:
+    """Σ |x_i| in float64, in the order of `sum_squares`."""
+    return _lane_sum(x, np.abs)
+
+
+def _lane_sum(x: npt.NDArray[Any], term: np.ufunc) -> float:
     lanes = np.zeros((1, _LANES), np.float64)
     full = x.size - x.size % _LANES
     step = _LANES << 8
     for start in range(0, full, step):
         rows = x[start : min(start + step, full)].astype(np.float64).reshape(-1, _LANES)
-        rows *= rows
+        term(rows, out=rows)
         lanes = np.add.reduce(np.concatenate([lanes, rows]), axis=0, keepdims=True)
     total = lanes[0]
     tail = x[full:].astype(np.float64)
-    total[: tail.size] += tail * tail
+    total[: tail.size] += term(tail)
     width = _LANES
     while width > 1:
         width //= 2
