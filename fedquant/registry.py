@@ -17,6 +17,7 @@ Kind = Literal["codec", "data_codec", "selection", "task"]
 REGISTRY: Final[dict[Kind, dict[str, str]]] = {
     "codec": {
         "float32": "fedquant.codecs.floats:Float32",
+        "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",
         "qsgd": "fedquant.codecs.qsgd:QSGD",
     },
     "data_codec": {

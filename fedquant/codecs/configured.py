@@ -48,6 +48,11 @@ class Configured:
         return handler(source)
 
     @property
+    def accepted_knobs(self) -> Set[str]:
+        """The knobs it takes: its own, and for a wrapper those of what it wraps."""
+        return self.knob_names
+
+    @property
     def identity(self) -> str:
         """Text that enters every payload's checksum: the name and what a decoder must agree on."""
         return _identity(self)
@@ -55,9 +60,9 @@ class Configured:
     @final
     def context(self, spec: AnySpec, key: Key, knobs: Knobs) -> wire.Context:
         """What sender and receiver know already. Raises CodecError for a knob this codec lacks."""
-        if unknown := knobs.keys() - self.knob_names:
+        if knobs and (unknown := knobs.keys() - self.accepted_knobs):
             raise CodecError(
-                f"{self.name}: unknown knobs {sorted(unknown)}, it has {sorted(self.knob_names)}"
+                f"{self.name}: unknown knobs {sorted(unknown)}, it has {sorted(self.accepted_knobs)}"
             )
         return wire.Context(_context_identity(self, spec), key, knobs)
 

@@ -20,8 +20,11 @@ KEY = Key(11, 12, 3, 4, Purpose.GRADIENT)
 SIZES = [0, 1, 2, 3, 7, 255, 256, 257, 1023, 2048, 2500]
 DATA = DataSpec((2, 3), 40, 5)
 
+NEEDS = {"error_feedback": {"inner": {"name": "qsgd", "bits": 4}}}  # keys without a default
+
 CODECS: list[Any] = [
-    *registry.names("codec"),
+    *({"name": name, **NEEDS.get(name, {})} for name in registry.names("codec")),
+    {"name": "error_feedback", "inner": {"name": "error_feedback", "inner": "float32"}},
     {"name": "qsgd", "bits": 2},
     {"name": "qsgd", "bits": 3, "scope": "segment"},
     {"name": "qsgd", "bits": 8, "norm": "l2", "scope": 5},
@@ -36,10 +39,10 @@ DATA_CODECS: list[Any] = [
     {"name": "dataq", "m": 3, "rounding": "stochastic"},
 ]
 every_codec = pytest.mark.parametrize(
-    "codec", [registry.create("codec", c) for c in CODECS], ids=[str(c) for c in CODECS]
+    "codec", [registry.create("codec", c) for c in CODECS], ids=map(str, CODECS)
 )
 every_data_codec = pytest.mark.parametrize(
-    "codec", [registry.create("data_codec", c) for c in DATA_CODECS], ids=[str(c) for c in DATA_CODECS]
+    "codec", [registry.create("data_codec", c) for c in DATA_CODECS], ids=map(str, DATA_CODECS)
 )
 
 
@@ -199,7 +202,11 @@ def test_unknown_knobs_are_refused(codec: Codec) -> None:
 @every_codec
 def test_hostile_bodies_are_refused_or_finite(codec: Codec) -> None:
     spec = spec_of(9)
-    true_size = len(wire.unframe(codec.encode(vector(9), spec, KEY)[0], codec.context(spec, KEY, NO_KNOBS)))
+    true_size = len(
+        wire.unframe(
+            codec.encode(vector(9), spec, KEY, codec.init(spec))[0], codec.context(spec, KEY, NO_KNOBS)
+        )
+    )
     for trial in range(300):
         key = KEY.fold(round=trial)
         size = true_size if trial % 3 else trial // 3
