@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from clients.model import hear
 from clients.state import NodeState
 from fedquant.codecs.floats import Float32
 from fedquant.errors import CodecError, ConfigError
 from fedquant.keys import Purpose
 from fedquant.message import Hello, Reply, Request
-from fedquant.plan import Plan, make_plan
+from fedquant.plan import make_plan
 from fedquant.scenario.schema import DataUplink, DeltaUplink, Scenario
 from fedquant.tasks import learn
-from fedquant.tasks.trainer import pick_device
 from fedquant.wire import NO_KNOBS
 
 _SENT = "sent"
@@ -50,8 +49,10 @@ class Node:
             )
         if strangers := set(request.sensors) - set(self.sensors):
             raise CodecError(f"request for sensors {sorted(strangers)}, this node has {list(self.sensors)}")
-        model = self._model(request)
-        state = NodeState.open(self.state_path, request.run) if self._remembers else None
+        follows = self.scenario.downlink.reference == "difference"
+        keep = NodeState.open(self.state_path, request.run) if self._remembers or follows else None
+        model = hear(self.plan, request, keep)
+        state = keep if self._remembers else None
         rows = []
         for i, sensor in enumerate(request.sensors):
             if state is not None:
@@ -61,12 +62,13 @@ class Node:
             if state is not None and row[0]:
                 state.pending[sensor] = request.round
             rows.append(row)
-        if state is not None:
-            state.save()
+        if keep is not None:
+            keep.save()
         return Reply(request.run, request.round, request.sensors, tuple(rows))
 
     @property
     def _remembers(self) -> bool:
+        """Whether the sensors do; a node may have to know the model besides."""
         uplink = self.scenario.uplink
         if isinstance(uplink, DataUplink):
             return uplink.cache
@@ -87,20 +89,6 @@ class Node:
             state.arrays[sensor] = uplink.codec.init(plan.model_spec)
         if delivered is not None:
             state.arrays[sensor] = uplink.codec.settle(state.arrays[sensor], delivered)
-
-    def _model(self, request: Request) -> Any:
-        """The model as the broadcast says it, or None where the round came without."""
-        if not request.payloads:
-            return None
-        plan, codec = self.plan, self.scenario.downlink.codec
-        model = _model(self.scenario.to_json())
-        learn.set_parameters(
-            model, codec.decode(request.payloads[0], plan.model_spec, plan.down(request.round, Purpose.MODEL))
-        )
-        if plan.buffer_spec.size:
-            key = plan.down(request.round, Purpose.BUFFERS)
-            learn.set_buffers(model, Float32().decode(request.payloads[1], plan.buffer_spec, key))
-        return model
 
     def _answer(
         self, request: Request, sensor: int, model: Any, state: NodeState | None
@@ -172,10 +160,3 @@ class Node:
         return uplink.codec.encode(
             chosen.x, chosen.y, plan.data_spec, key, request.knobs.get("codec", NO_KNOBS)
         )
-
-
-@lru_cache(maxsize=2)
-def _model(text: str) -> Any:
-    """One model a process and scenario: its parameters are overwritten by every request."""
-    plan: Plan = make_plan(Scenario.model_validate_json(text))
-    return plan.initial_model().to(pick_device(plan.scenario.training.device))

@@ -16,16 +16,22 @@ from safetensors.numpy import save_file
 from fedquant.errors import StateError
 
 _VERSION: Final = 1
+_MODEL: Final = "model"
 Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class NodeState:
-    """Arrays by sensor, and the round of each sensor's last payload, in one file of one run."""
+    """What the sensors remember, the rounds of their last payloads, and the model as last heard.
+
+    arrays: by sensor and name. model: float32[size], empty unless broadcasts are differences.
+    """
 
     def __init__(self, path: Path, run: int) -> None:
         self.path, self.run = path, run
         self.pending: dict[int, int] = {}
         self.arrays: dict[int, Arrays] = {}
+        self.model: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+        self.broadcasts = 0  # heard so far
 
     @classmethod
     def open(cls, path: Path, run: int) -> NodeState:
@@ -47,7 +53,11 @@ class NodeState:
                     return state
                 state.pending = {int(k): int(v) for k, v in meta["pending"].items()}
                 arrays: dict[int, dict[str, npt.NDArray[Any]]] = {}
+                state.broadcasts = int(meta["broadcasts"])
                 for name in file.keys():  # noqa: SIM118 (not a mapping)
+                    if name == _MODEL:
+                        state.model = file.get_tensor(name)
+                        continue
                     sensor, _, label = name.partition("/")
                     arrays.setdefault(int(sensor), {})[label] = file.get_tensor(name)
                 state.arrays = dict(arrays)
@@ -76,6 +86,7 @@ class NodeState:
         meta = {
             "version": _VERSION,
             "run": f"{self.run:016x}",
+            "broadcasts": self.broadcasts,
             "pending": {str(k): self.pending[k] for k in sorted(self.pending)},
         }
         flat = {
@@ -83,6 +94,8 @@ class NodeState:
             for sensor in sorted(self.arrays)
             for label, array in sorted(self.arrays[sensor].items())
         }
+        if self.model.size:
+            flat[_MODEL] = self.model
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         save_file(flat, partial, metadata={"fedquant": json.dumps(meta)})

@@ -13,7 +13,6 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 
 from fedquant import carrier
-from fedquant.codecs.floats import Float32
 from fedquant.errors import CodecError, EngineError
 from fedquant.kernels import rng
 from fedquant.keys import Purpose
@@ -23,6 +22,7 @@ from fedquant.plan import make_plan
 from fedquant.scenario import Scenario
 from fedquant.tasks.trainer import Trainer
 from fedquant.wire import Knobs
+from strategies.broadcast import Broadcast
 from strategies.replies import Inbox
 
 log = logging.getLogger("fedquant")
@@ -45,6 +45,7 @@ class UplinkStrategy(Strategy):
             None if schedule is None else (schedule.name, schedule.arguments),
             training.device,
         )
+        self.broadcast = Broadcast(self.plan, self.trainer.parameters())
         self.hosts: dict[int, int] = {}  # sensor -> Flower node
         self.judged: dict[int, tuple[int, bool]] = {}  # sensor -> its last judged payload
         self.totals = {"uplink": 0, "downlink": 0}
@@ -74,8 +75,11 @@ class UplinkStrategy(Strategy):
         if not self.hosts:
             self.register(grid)
         self.knobs = self.round_knobs(server_round)
-        payloads = self._broadcast(server_round) if self.needs_model(self.knobs) else ()
-        self.downlink = sum(map(len, payloads)) + len(encode_knobs(self.knobs))
+        self.downlink, self.catch_up = len(encode_knobs(self.knobs)), 0
+        self.told = self.needs_model(self.knobs)
+        if self.told:
+            parameters, buffers = self.trainer.parameters(), self.trainer.buffers()
+            self.downlink += self.broadcast.send(server_round, parameters, buffers)
         nodes: dict[int, list[int]] = {}
         for sensor in self.sample(server_round):
             nodes.setdefault(self.hosts[sensor], []).append(sensor)
@@ -85,7 +89,7 @@ class UplinkStrategy(Strategy):
             len(self.plan.slots),
             {node: tuple(sensors) for node, sensors in nodes.items()},
         )
-        return [self._request(node, tuple(s), server_round, payloads) for node, s in nodes.items()]
+        return [self._request(node, tuple(s), server_round) for node, s in nodes.items()]
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -93,6 +97,9 @@ class UplinkStrategy(Strategy):
         """Decodes, steps, evaluates and writes the ledger."""
         inbox, arrived = self.inbox, time.perf_counter()
         inbox.read(replies)
+        if self.told:
+            for node in inbox.expected:
+                self.broadcast.heard(node, node in inbox.answered)
         if inbox.payloads:
             self.failed_rounds = 0
         else:
@@ -177,21 +184,13 @@ class UplinkStrategy(Strategy):
         """The model as Flower carries it."""
         return ArrayRecord({"parameters": Array(self.trainer.parameters())})
 
-    def _broadcast(self, server_round: int) -> tuple[bytes, ...]:
-        plan = self.plan
-        key = plan.down(server_round, Purpose.MODEL)
-        codec = self.scenario.downlink.codec
-        payload, _ = codec.encode(
-            self.trainer.parameters(), plan.model_spec, key, codec.init(plan.model_spec)
-        )
-        if not plan.buffer_spec.size:
-            return (payload,)
-        key = plan.down(server_round, Purpose.BUFFERS)
-        return payload, Float32().encode(self.trainer.buffers(), plan.buffer_spec, key)[0]
-
-    def _request(
-        self, node: int, sensors: tuple[int, ...], server_round: int, payloads: tuple[bytes, ...]
-    ) -> Message:
+    def _request(self, node: int, sensors: tuple[int, ...], server_round: int) -> Message:
+        knobs = self.knobs
+        payloads: tuple[bytes, ...] = ()
+        if self.told:
+            reading, payloads, extra = self.broadcast.to(node, server_round)
+            self.catch_up += extra
+            knobs = {**knobs, "downlink": reading} if reading else knobs
         judged = [self.judged.get(s, (0, False)) for s in sensors]
         request = Request(
             self.scenario.run_id,
@@ -199,7 +198,7 @@ class UplinkStrategy(Strategy):
             sensors,
             tuple(r for r, _ in judged),
             tuple(d for _, d in judged),
-            self.knobs,
+            knobs,
             payloads,
         )
         return Message(carrier.wrap(request.to_bytes()), dst_node_id=node, message_type="train")
@@ -219,7 +218,7 @@ class UplinkStrategy(Strategy):
             log.warning("round %d: %s", server_round, text)
         uplink = sum(inbox.uplink_bytes.values())
         self.totals["uplink"] += uplink
-        self.totals["downlink"] += self.downlink
+        self.totals["downlink"] += self.downlink + self.catch_up
         return {
             "round": server_round,
             "epoch": self.plan.epoch(server_round),
@@ -230,6 +229,7 @@ class UplinkStrategy(Strategy):
             "samples": sum(samples.values()),
             "uplink_bytes": uplink,
             "downlink_bytes": self.downlink,
+            "catch_up_bytes": self.catch_up,
             "uplink_total": self.totals["uplink"],
             "downlink_total": self.totals["downlink"],
             "learning_rate": self.trainer.learning_rate,

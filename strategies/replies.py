@@ -24,6 +24,7 @@ class Inbox:
     uplink_bytes: dict[int, int] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    answered: set[int] = field(default_factory=set)  # Flower nodes that understood the request
 
     def read(self, replies: Iterable[Message]) -> None:
         """Takes the replies in; each sensor speaks once a round, and only for itself."""
@@ -41,6 +42,7 @@ class Inbox:
             except CodecError as error:
                 self.failures.append(f"node {node}: {error}")
                 continue
+            self.answered.add(node)
             self._take(node, reply)
         self.payloads = dict(sorted(self.payloads.items()))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fedquant import registry
-from fedquant.codecs.base import Codec
+from fedquant.codecs.base import Codec, Spec
 from fedquant.codecs.data import DataCodec
 from fedquant.codecs.floats import Float32
 from fedquant.errors import ConfigError, suggest
@@ -94,9 +94,20 @@ Uplink = Annotated[GradientUplink | DeltaUplink | DataUplink, Field(discriminato
 
 
 class Downlink(Section):
-    """How the model is broadcast."""
+    """How the model is broadcast: itself, or its difference to what the nodes hold already."""
 
     codec: Codec = Float32()
+    reference: Literal["model", "difference"] = "model"
+
+    @field_validator("codec")
+    @classmethod
+    def _stateless(cls, codec: Codec) -> Codec:
+        if codec.state_spec(Spec(1)):
+            raise ConfigError(
+                f"{codec.name} remembers what it did not send, a broadcast cannot; use its inner codec with "
+                "reference: difference, which sends later what was lost"
+            )
+        return codec
 
 
 class Optimizer(Section):

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, Message, RecordDict
 
-import clients.app
 import fedquant
-import strategies.app
-from fedquant import carrier
 from fedquant.errors import EngineError
 from fedquant.message import Reply
 from fedquant.plan import make_plan
 from fedquant.scenario import load
-from strategies.grid import LocalGrid
+from tests.strategies.tampering import Tamper, tampered_run
 
 QUICK = {"training.rounds": 3, "training.evaluate_every": 3, "training.batch_size": 4}
 GRADIENT = {"kind": "gradient", "codec": "qsgd"}
@@ -107,30 +101,6 @@ def test_fewer_sensors_a_round(tmp_path: Path) -> None:
     assert [row["asked"] for row in result.rounds] == [3, 3, 3]
 
 
-Tamper = Callable[[Reply], Iterable[Reply]]
-
-
-class TamperingGrid(LocalGrid):
-    """Changes what nodes say in round 2."""
-
-    tamper: Tamper
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Any:
-        out = []
-        for message in messages:
-            reply = self._deliver(message)
-            if message.metadata.message_type != "train" or reply.has_error():
-                out.append(reply)
-                continue
-            spoken = Reply.from_bytes(carrier.unwrap(reply.content))
-            changed = [spoken] if spoken.round != 2 or 0 not in spoken.sensors else self.tamper(spoken)
-            for one in changed:
-                copy = Message(carrier.wrap(one.to_bytes()), reply_to=message)
-                copy.metadata.__dict__["_src_node_id"] = message.metadata.dst_node_id
-                out.append(copy)
-        return out
-
-
 def with_payload(reply: Reply, payload: bytes) -> Reply:
     return Reply(reply.run, reply.round, reply.sensors, ((payload,),))
 
@@ -159,13 +129,8 @@ TAMPERS: dict[str, tuple[Tamper, str]] = {
 @pytest.mark.parametrize("kind", ["gradient", "cache"])
 def test_a_bad_payload_is_dropped_and_the_round_goes_on(kind: str, name: str, tmp_path: Path) -> None:
     scenario = load("wearables", {**QUICK, "uplink": UPLINKS[kind]})
-    config = {"scenario": scenario.to_json()}
-    grid = TamperingGrid(clients.app.app, scenario.gateways, config, {"state-dir": str(tmp_path / "state")})
     tamper, counted = TAMPERS[name]
-    grid.tamper = tamper
-    context = Context(1, 1, {"out": str(tmp_path)}, RecordDict(), config)  # type: ignore[arg-type]
-    strategies.app.app(grid, context)
-    rows = fedquant.engines.run.read(tmp_path).rounds
+    rows = tampered_run(scenario, tamper, tmp_path)
     assert [row[counted] for row in rows] == [0, 1, 0]
     assert [row["step"] for row in rows] == [True] * 3
 
@@ -175,18 +140,13 @@ def test_a_refused_sample_may_travel_again(tmp_path: Path) -> None:
     uplink = {"kind": "data", "codec": "dataq", "cache": True}
     sizes = 200  # every sensor draws all it has
     scenario = load("wearables", {**QUICK, "training.batch_size": 400, "uplink": uplink})
-    config = {"scenario": scenario.to_json()}
-    grid = TamperingGrid(clients.app.app, scenario.gateways, config, {"state-dir": str(tmp_path / "state")})
     first = {"done": False}
 
     def refuse(reply: Reply) -> list[Reply]:
         first["done"] = True
         return flip(reply) if reply.payloads[0][0] else [reply]
 
-    grid.tamper = refuse
-    context = Context(1, 1, {"out": str(tmp_path)}, RecordDict(), config)  # type: ignore[arg-type]
-    strategies.app.app(grid, context)
-    rows = fedquant.engines.run.read(tmp_path).rounds
+    rows = tampered_run(scenario, refuse, tmp_path)
     plan = make_plan(scenario)
     assert first["done"]
     assert max(plan.federation.sizes) < 400

@@ -1,0 +1,71 @@
+"""The downlink: what nodes are told of the model, and which of them know what."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fedquant.codecs.floats import Float32
+from fedquant.keys import Purpose
+from fedquant.plan import Plan
+from fedquant.wire import Knobs
+
+F32 = npt.NDArray[np.float32]
+
+
+class Broadcast:
+    """Codes the model once a round for all nodes.
+
+    With `reference: difference` it codes what the nodes lack, so the server tracks what they hold: a node
+    that missed broadcasts gets those too, or all that it should hold where that is shorter.
+    """
+
+    def __init__(self, plan: Plan, initial: F32) -> None:
+        self.plan, self.downlink = plan, plan.scenario.downlink
+        self.sent = 0  # broadcasts so far
+        self.payload, self.buffers = b"", b""  # of the last one
+        self.reference = initial.copy()  # the model of a node that heard them all
+        self.recent: list[tuple[int, bytes]] = []  # (round, payload) of the last ones
+        self.held: dict[int, int | None] = {}  # node -> broadcasts it has heard; None: not known
+
+    def send(self, round: int, parameters: F32, buffers: F32) -> int:
+        """Codes parameters and buffers, float32[size] each; bytes of the broadcast."""
+        plan, codec = self.plan, self.downlink.codec
+        key, spec = plan.down(round, Purpose.MODEL), plan.model_spec
+        if self.downlink.reference == "model":
+            self.payload, _ = codec.encode(parameters, spec, key)
+        else:
+            self.payload, _ = codec.encode(parameters - self.reference, spec, key)
+            self.reference += codec.decode(self.payload, spec, key)
+            self._remember(round)
+        self.sent += 1
+        if plan.buffer_spec.size:
+            key = plan.down(round, Purpose.BUFFERS)
+            self.buffers, _ = Float32().encode(buffers, plan.buffer_spec, key)
+        return len(self.payload) + len(self.buffers)
+
+    def to(self, node: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
+        """(how to read it, payloads, bytes beyond the broadcast) for a node."""
+        end = (self.buffers,) if self.buffers else ()
+        if self.downlink.reference == "model":
+            return {}, (self.payload, *end), 0
+        held = self.held.get(node, 0)
+        if held is None or self.sent - held > len(self.recent):
+            key = self.plan.down(round, Purpose.MODEL).fold(part=1)
+            whole, _ = Float32().encode(self.reference, self.plan.model_spec, key)
+            return {"now": self.sent}, (whole, *end), len(whole)
+        missed = self.recent[len(self.recent) - (self.sent - held) :]
+        rounds = np.array([r for r, _ in missed], "<u4").tobytes()
+        knobs: Knobs = {"held": held, "now": self.sent, "rounds": rounds}
+        return knobs, (*(p for _, p in missed), *end), sum(len(p) for _, p in missed[:-1])
+
+    def heard(self, node: int, answered: bool) -> None:
+        """Notes whether a node that was sent the last broadcast answered."""
+        self.held[node] = self.sent if answered else None
+
+    def _remember(self, round: int) -> None:
+        """Keeps the last broadcasts, as many as take no more bytes than the whole model."""
+        self.recent.append((round, self.payload))
+        size = sum(len(p) for _, p in self.recent)
+        while len(self.recent) > 1 and size > 4 * self.plan.model_spec.size:
+            size -= len(self.recent.pop(0)[1])
