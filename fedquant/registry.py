@@ -17,8 +17,13 @@ Kind = Literal["codec", "data_codec", "selection", "task"]
 REGISTRY: Final[dict[Kind, dict[str, str]]] = {
     "codec": {
         "float32": "fedquant.codecs.floats:Float32",
-        "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",
+        "float16": "fedquant.codecs.floats:Float16",
+        "bfloat16": "fedquant.codecs.floats:BFloat16",
         "qsgd": "fedquant.codecs.qsgd:QSGD",
+        "terngrad": "fedquant.codecs.terngrad:TernGrad",
+        "sign": "fedquant.codecs.sign:Sign",
+        "uniform": "fedquant.codecs.uniform:Uniform",
+        "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",
     },
     "data_codec": {
         "raw": "fedquant.codecs.raw:Raw",

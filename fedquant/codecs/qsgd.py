@@ -2,8 +2,8 @@
 
 Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding" (2017).
 
-Body: a float32 scale a group, then the codes of each group whose scale is not zero: planar in 1, 2, 4 or
-8 bits when `bits` is one of these, mixed radix otherwise.
+Body: a float32 scale a group, then the codes of each group whose scale is not zero: planar when `bits` is
+2, 4 or 8, mixed radix otherwise.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from pydantic import Field
 
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
-from fedquant.codecs.groups import Scope, groups, largest, pack_scales, unpack_scales
+from fedquant.codecs.groups import Scope, groups, largest
+from fedquant.codecs.levels import decode_groups, encode_groups
 from fedquant.errors import CodecError
-from fedquant.kernels import pack, quantize, scan
+from fedquant.kernels import scan
 from fedquant.keys import Key
 from fedquant.wire import NO_KNOBS, Knobs
 
@@ -76,39 +77,14 @@ class QSGD(Codec):
 
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         s, bits = self.positive_levels(knobs)
-        scales, bodies = [], []
-        for start, stop in groups(spec, self.scope):
-            group = x[start:stop]
-            scale = self._scale(group)
-            scales.append(scale)
-            if scale > 0:
-                codes = quantize.to_levels(group, float(scale), s, "stochastic", key, start)
-                bodies.append(
-                    pack.pack_radix(codes, 2 * s + 1) if bits is None else pack.pack_bits(codes, bits)
-                )
-        data = pack_scales(scales) + b"".join(bodies)
+        cuts = groups(spec, self.scope)
+        scales = [self._scale(x[start:stop]) for start, stop in cuts]
+        data = encode_groups(x, cuts, scales, s, key, bits)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
         s, bits = self.positive_levels(knobs)
-        cuts = groups(spec, self.scope)
-        scales = unpack_scales(data, len(cuts), self.name)
-        at = 4 * len(cuts)
-        out = np.zeros(spec.size, np.float32)
-        for (start, stop), scale in zip(cuts, scales, strict=True):
-            if scale == 0:
-                continue
-            n = stop - start
-            size = pack.radix_size(n, 2 * s + 1) if bits is None else pack.bits_size(n, bits)
-            part = data[at : at + size]
-            at += size
-            codes = pack.unpack_radix(part, n, 2 * s + 1) if bits is None else pack.unpack_bits(part, n, bits)
-            if bits is not None and codes.max() > 2 * s:
-                raise CodecError(f"qsgd: a code is above 2s = {2 * s}")
-            out[start:stop] = quantize.from_levels(codes, float(scale), s)
-        if at != len(data):
-            raise CodecError(f"qsgd: body of {len(data)} bytes, expected {at}")
-        return out
+        return decode_groups(data, spec.size, groups(spec, self.scope), s, self.name, bits)
 
 
 def _integer(knobs: Knobs, name: str, low: int, high: int) -> int | None:

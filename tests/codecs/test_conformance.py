@@ -25,6 +25,14 @@ NEEDS = {"error_feedback": {"inner": {"name": "qsgd", "bits": 4}}}  # keys witho
 CODECS: list[Any] = [
     *({"name": name, **NEEDS.get(name, {})} for name in registry.names("codec")),
     {"name": "error_feedback", "inner": {"name": "error_feedback", "inner": "float32"}},
+    {"name": "error_feedback", "inner": {"name": "sign", "scope": "segment"}},
+    {"name": "terngrad", "scope": "whole"},
+    {"name": "terngrad", "scope": 3, "clip": 2.5},
+    {"name": "sign", "scope": 5},
+    {"name": "sign", "aggregate": "vote"},
+    {"name": "uniform", "bits": 2.5},
+    {"name": "uniform", "levels": 7, "range": 1e31},
+    {"name": "uniform", "levels": 1 << 31},
     {"name": "qsgd", "bits": 2},
     {"name": "qsgd", "bits": 3, "scope": "segment"},
     {"name": "qsgd", "bits": 8, "norm": "l2", "scope": 5},
@@ -38,6 +46,8 @@ DATA_CODECS: list[Any] = [
     {"name": "dataq", "m": 100, "rounding": "nearest"},
     {"name": "dataq", "m": 3, "rounding": "stochastic"},
 ]
+VOTE = registry.create("codec", {"name": "sign", "aggregate": "vote"})  # decodes to ±1 whatever x is
+
 every_codec = pytest.mark.parametrize(
     "codec", [registry.create("codec", c) for c in CODECS], ids=map(str, CODECS)
 )
@@ -79,9 +89,13 @@ def test_round_trip(codec: Codec, n: int) -> None:
     y = through(codec, x)
     assert y.dtype == np.float32
     assert y.shape == (n,)
+    if codec == VOTE:
+        return
     # a level is at most the norm wide (s = 1, l2)
-    assert (np.abs(y - x) <= norm(x) * (1 + 1e-6)).all()
-    assert (y * x >= 0).all()
+    if getattr(codec, "range", None) is None:  # or its range, where that is given
+        assert (np.abs(y - x) <= norm(x) * (1 + 1e-6)).all()
+    if codec.variance_bound(spec_of(n)) is not None:
+        assert (y * x >= 0).all()
 
 
 @every_codec
@@ -103,7 +117,13 @@ def test_payloads_are_a_function_of_their_inputs(codec: Codec) -> None:
 )
 def test_zeros_and_denormals(codec: Codec, values: list[float]) -> None:
     x = np.array(values, np.float32)
+    if codec.name == "float16" and norm(x) > 65504:
+        with pytest.raises(CodecError, match=r"x\[0\] = .* rounds to infinity; use bfloat16"):
+            through(codec, x)
+        return
     y = through(codec, x)
+    if codec == VOTE or getattr(codec, "range", None) is not None:
+        return
     # where the scale is denormal so is the step, and rounding it may double it
     bound = norm(x) * (2 if norm(x) < 1e-37 else 1 + 1e-6)
     assert (np.abs(y.astype(float) - x) <= bound).all()
@@ -188,7 +208,7 @@ def test_payloads_of_another_context_are_refused(codec: Codec) -> None:
         with pytest.raises(CodecError, match="checksum differs"):
             codec.decode(payload, other, KEY)
     for config in CODECS:
-        if (reader := registry.create("codec", config)) != codec:
+        if (reader := registry.create("codec", config)).identity != codec.identity:
             with pytest.raises(CodecError, match="checksum differs"):
                 reader.decode(payload, spec, KEY)
 

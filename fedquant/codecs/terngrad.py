@@ -1,0 +1,71 @@
+"""TernGrad: each number becomes −1, 0 or 1 times the largest magnitude of its group, without bias.
+
+Wen et al., "TernGrad: Ternary Gradients to Reduce Communication in Distributed Deep Learning" (2017), with
+its gradient clipping. Unclipped it is QSGD with one positive level and the max norm.
+
+Body: a float32 scale a group, then for each group whose scale is not zero five codes {0, 1, 2} a byte.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, final
+
+import numpy as np
+from pydantic import Field
+
+from fedquant.codecs.base import Array, Body, Codec, Spec, State
+from fedquant.codecs.configured import ENCODER_ONLY
+from fedquant.codecs.groups import Scope, groups, largest
+from fedquant.codecs.levels import decode_groups, encode_groups
+from fedquant.kernels import scan
+from fedquant.keys import Key
+from fedquant.wire import NO_KNOBS, Knobs
+
+
+@final
+@dataclass(frozen=True)
+class TernGrad(Codec):
+    """Ternary levels, 1.6 bit/coordinate.
+
+    scope: what shares a scale: "whole" vector, each "segment" (layer), or buckets of that many numbers.
+    clip: numbers beyond ±clip·σ are clipped first; the paper's is 2.5. σ = √(mean x²) of the group, its
+    standard deviation about zero: the paper takes gradients to have mean 0. None: no clipping, no bias.
+    """
+
+    name: ClassVar[str] = "terngrad"
+
+    scope: Scope = "segment"
+    clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = field(
+        default=None, metadata=ENCODER_ONLY
+    )
+
+    def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
+        """γ = (√n − 1)/2 for the largest group of n numbers; None with clipping, which is biased.
+
+        With M = max |x|, x_i becomes ±M with probability |x_i|/M: variance |x_i|·(M − |x_i|), in all
+        M‖x‖₁ − ‖x‖². For x = (1, t, …, t) that is (1 + (n−1)t)/(1 + (n−1)t²) − 1 times ‖x‖², largest at
+        t = 1/(1 + √n). No x does worse: at given M and ‖x‖₁, equal numbers make ‖x‖² least.
+        """
+        if self.clip is not None:
+            return None
+        return (math.sqrt(max(largest(spec, self.scope), 1)) - 1) / 2
+
+    def _scale(self, x: Array) -> np.float32:
+        top = scan.max_abs(x)
+        if self.clip is not None:
+            top = min(top, self.clip * math.sqrt(scan.sum_squares(x) / x.size))
+        return np.float32(top)
+
+    def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
+        cuts = groups(spec, self.scope)
+        scales = [self._scale(x[start:stop]) for start, stop in cuts]
+        if self.clip is not None:
+            clipped = [np.clip(x[a:b], -scale, scale) for (a, b), scale in zip(cuts, scales, strict=True)]
+            x = np.concatenate([x[:0], *clipped])
+        data = encode_groups(x, cuts, scales, 1, key)
+        return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
+
+    def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
+        return decode_groups(data, spec.size, groups(spec, self.scope), 1, self.name)
