@@ -91,7 +91,7 @@ def compare(
 ) -> None:
     """Run every scheme of a study over its folds and seeds; write table, CSV and picture."""
     from fedquant.report import plot, table
-    from fedquant.report.study import execute, load_study
+    from fedquant.report.study import distortions, execute, load_study
     from fedquant.scenario.load import parse_changes
 
     console = Console()
@@ -107,7 +107,10 @@ def compare(
             lambda done, of: progress.update(bar, completed=done, total=of),
         )
     target, lines = table.summarise(results)
-    text = table.markdown(target, lines)
+    if loaded.report == "codecs":
+        text = table.codec_markdown(lines, distortions(loaded))
+    else:
+        text = table.markdown(target, lines)
     report.mkdir(parents=True, exist_ok=True)
     (report / f"{loaded.name}.md").write_text(text, encoding="utf-8")
     table.write_csv(report / f"{loaded.name}.csv", results)

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,17 +17,23 @@ from fedquant.engines.run import Result, Row, run
 from fedquant.engines.run import read as read_run
 from fedquant.errors import ConfigError
 from fedquant.registry import explain
+from fedquant.report.distortion import Distortion, measure
 from fedquant.scenario import find, load
 
 
 class Study(BaseModel):
-    """The keys of a study file: every scheme's overrides, crossed with every value of `vary`."""
+    """The keys of a study file: every scheme's overrides, crossed with every value of `vary`.
+
+    report: what the table tells, "uplink" (bytes of whole runs, and to a common accuracy) or "codecs" (of
+    one payload: bytes, ratio to the first scheme's, error).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     scenario: str
     overrides: dict[str, Any] = {}
+    report: Literal["uplink", "codecs"] = "uplink"
     vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     schemes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
@@ -88,6 +94,12 @@ def execute(
     for job in todo:
         results[job.scheme].append(read_run(job.folder).rounds)
     return results
+
+
+def distortions(study: Study) -> dict[str, Distortion]:
+    """What each scheme's codec does to real gradients, with the first of each varied value."""
+    first = jobs(study.first(), Path())
+    return {job.scheme: measure(load(job.scenario)) for job in first}
 
 
 def _finished(job: Job) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedquant.engines.run import Row
+from fedquant.report.distortion import Distortion
 
 Runs = Mapping[str, Sequence[Sequence[Row]]]
 
@@ -76,15 +77,43 @@ def markdown(target: float, lines: Sequence[Line]) -> str:
     rows = [
         [
             line.scheme,
-            f"{100 * line.accuracy:.1f}" + (f" ± {100 * line.spread:.1f}" if line.spread else ""),
+            percent(line),
             megabytes(line.uplink),
             megabytes(line.downlink),
             megabytes(line.at_target),
         ]
         for line in lines
     ]
+    return _table(head, rows)
+
+
+def codec_markdown(lines: Sequence[Line], distortions: Mapping[str, Distortion]) -> str:
+    """The table of codecs in Markdown; ratios are to the first scheme's payloads."""
+    head = ["codec", "accuracy, %", "payload, B", "ratio", "bit/coordinate", "NMSE"]
+    first = distortions[lines[0].scheme].payload_bytes
+    rows = [
+        [
+            line.scheme,
+            percent(line),
+            f"{found.payload_bytes:,.0f}",
+            f"{first / found.payload_bytes:.3g}",
+            f"{found.rate:.3g}",
+            f"{found.nmse:.2g}",
+        ]
+        for line in lines
+        for found in [distortions[line.scheme]]
+    ]
+    return _table(head, rows)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
     table = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(row) + " |" for row in table) + "\n"
+
+
+def percent(line: Line) -> str:
+    """Accuracy, and its spread where there is one."""
+    return f"{100 * line.accuracy:.1f}" + (f" ± {100 * line.spread:.1f}" if line.spread else "")
 
 
 def megabytes(n: float) -> str:
