@@ -1,6 +1,6 @@
 """DataQ: quantized samples instead of gradients (DaQuSGD, Section III).
 
-Body: mode byte, u32 count, then for mode 0: float32 scale B, the codes in mixed radix, the labels.
+Body: mode byte, how many samples, then for mode 0: float32 scale B, the codes in mixed radix, the labels.
 Mode byte: low 4 bits the coding (0 fixed-length radix; 1 entropy-coded and 2 ℓ₂ are reserved); bit 4 is
 set when the batch holds no negative number, so that codes are the levels 0…m−1 alone.
 """
@@ -15,6 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from fedquant.codecs.configured import ENCODER_ONLY
+from fedquant.codecs.counts import count_size, pack_count, unpack_count
 from fedquant.codecs.data import Array, DataCodec, DataSpec
 from fedquant.codecs.labels import labels_size, pack_labels, unpack_labels
 from fedquant.errors import CodecError
@@ -24,7 +25,6 @@ from fedquant.wire import Knobs
 
 _STORED: Final = 0
 _UNSIGNED: Final = 0x10
-_HEAD: Final = 9  # mode, count, scale
 
 
 @final
@@ -53,32 +53,31 @@ class DataQ(DataCodec):
         else:
             packed = b""
         mode = _STORED | (_UNSIGNED if unsigned else 0)
-        head = struct.pack("<BIf", mode, len(x), scale)
+        head = bytes([mode]) + pack_count(len(x), spec.max_samples) + struct.pack("<f", scale)
         return head + packed + pack_labels(labels, spec)
 
     def _alphabet(self, unsigned: bool) -> int:
         return self.m if unsigned else 2 * self.m - 1
 
     def _decode_body(self, data: bytes, spec: DataSpec, key: Key, knobs: Knobs) -> tuple[Array, Array]:
-        if len(data) < _HEAD:
-            raise CodecError(f"dataq: body of {len(data)} bytes, its head alone takes {_HEAD}")
-        mode, n = data[0], int.from_bytes(data[1:5], "little")
+        start = 1 + count_size(spec.max_samples) + 4
+        if len(data) < start:
+            raise CodecError(f"dataq: body of {len(data)} bytes, its head alone takes {start}")
+        mode, n = data[0], unpack_count(data, 1, spec.max_samples, self.name)
         if mode & ~_UNSIGNED != _STORED:
             raise CodecError(f"dataq: mode {mode:#04x} is not known to this version")
-        if n > spec.max_samples:
-            raise CodecError(f"dataq: {n} samples, the limit is {spec.max_samples}")
-        scale = np.frombuffer(data, "<f4", 1, offset=5)[0]
+        scale = np.frombuffer(data, "<f4", 1, offset=start - 4)[0]
         if not (np.isfinite(scale) and scale >= 0):
             raise CodecError(f"dataq: scale {scale} is negative or not finite")
         unsigned, s, size = bool(mode & _UNSIGNED), self.m - 1, n * spec.size
         alphabet = self._alphabet(unsigned)
-        end = _HEAD + (pack.radix_size(size, alphabet) if scale > 0 else 0)
+        end = start + (pack.radix_size(size, alphabet) if scale > 0 else 0)
         if len(data) != end + labels_size(n, spec):
             raise CodecError(
                 f"dataq: body of {len(data)} bytes, {n} samples take {end + labels_size(n, spec)}"
             )
         x = np.zeros(size, np.float32)
         if scale > 0:
-            codes = pack.unpack_radix(data[_HEAD:end], size, alphabet)
+            codes = pack.unpack_radix(data[start:end], size, alphabet)
             x = quantize.from_levels(codes + s if unsigned else codes, float(scale), s)
         return x.reshape(n, spec.size), unpack_labels(data[end:], n, spec)
