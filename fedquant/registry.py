@@ -23,6 +23,9 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "terngrad": "fedquant.codecs.terngrad:TernGrad",
         "sign": "fedquant.codecs.sign:Sign",
         "uniform": "fedquant.codecs.uniform:Uniform",
+        "topk": "fedquant.codecs.topk:TopK",
+        "qtopk": "fedquant.codecs.qtopk:QTopK",
+        "sparse": "fedquant.codecs.sparse:Sparse",
         "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",
     },
     "data_codec": {

@@ -1,5 +1,5 @@
-"""The inner loops: generator, scans, quantization and packing."""
+"""The inner loops: generator, scans, quantization, packing and selection."""
 
-from fedquant.kernels.reference import pack, quantize, rng, scan
+from fedquant.kernels.reference import pack, quantize, rng, scan, topk
 
-__all__ = ["pack", "quantize", "rng", "scan"]
+__all__ = ["pack", "quantize", "rng", "scan", "topk"]
