@@ -8,13 +8,12 @@ evaluation, batch size or machine changes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Final
 
 _MASK: Final = (1 << 64) - 1
-_LIMITS: Final = {"round": 22, "sensor": 22, "purpose": 5, "direction": 1, "part": 10, "stream": 4}
 
 
 class Purpose(IntEnum):
@@ -51,6 +50,11 @@ def _mix(x: int) -> int:
     return x ^ (x >> 31)
 
 
+@lru_cache(maxsize=64)
+def _seed_word(seed: int) -> int:
+    return _mix(seed ^ 0x9E3779B97F4A7C15)
+
+
 @dataclass(frozen=True)
 class Key:
     """Names one stream of a run; `run` is its identity on the wire and changes no draw.
@@ -69,13 +73,18 @@ class Key:
     stream: int = 0
 
     def __post_init__(self) -> None:
-        for name, value in (("seed", self.seed), ("run", self.run)):
-            if not 0 <= value <= _MASK:
-                raise ValueError(f"key: {name}={value} is outside [0, 2**64)")
-        for name, bits in _LIMITS.items():
-            value = getattr(self, name)
-            if not 0 <= value < 1 << bits:
-                raise ValueError(f"key: {name}={value} is outside [0, 2**{bits})")
+        for name, value, bits in (
+            ("seed", self.seed, 64),
+            ("run", self.run, 64),
+            ("round", self.round, 22),
+            ("sensor", self.sensor, 22),
+            ("purpose", self.purpose, 5),
+            ("direction", self.direction, 1),
+            ("part", self.part, 10),
+            ("stream", self.stream, 4),
+        ):
+            if value < 0 or value >> bits:
+                raise ValueError(f"key: {name}={value:d} is outside [0, 2**{bits})")
 
     def fold(
         self,
@@ -88,20 +97,20 @@ class Key:
         stream: int | None = None,
     ) -> Key:
         """The key with the given fields set."""
-        given = {
-            "round": round,
-            "sensor": sensor,
-            "purpose": purpose,
-            "direction": direction,
-            "part": part,
-            "stream": stream,
-        }
-        return replace(self, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        return Key(
+            self.seed,
+            self.run,
+            self.round if round is None else round,
+            self.sensor if sensor is None else sensor,
+            self.purpose if purpose is None else purpose,
+            self.direction if direction is None else direction,
+            self.part if part is None else part,
+            self.stream if stream is None else stream,
+        )
 
     @cached_property
     def word(self) -> int:
         """uint64: distinct for distinct fields of one seed."""
-        packed = 0
-        for name, bits in _LIMITS.items():
-            packed = packed << bits | int(getattr(self, name))
-        return _mix((_mix(packed) + _mix(self.seed ^ 0x9E3779B97F4A7C15)) & _MASK)
+        packed = (self.round << 22 | self.sensor) << 5 | self.purpose
+        packed = ((packed << 1 | self.direction) << 10 | self.part) << 4 | self.stream
+        return _mix((_mix(packed) + _seed_word(self.seed)) & _MASK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ Scope = Literal["whole", "segment"] | Annotated[int, Field(ge=1)]
 """The "whole" vector, each "segment" (layer), or buckets of that many numbers."""
 
 
-def groups(spec: Spec, scope: Scope) -> list[tuple[int, int]]:
+@lru_cache(maxsize=256)
+def groups(spec: Spec, scope: Scope) -> tuple[tuple[int, int], ...]:
     """(start, stop) of each group; none is empty."""
     if scope == "whole":
         ends: Sequence[int] = (spec.size,)
@@ -23,7 +25,7 @@ def groups(spec: Spec, scope: Scope) -> list[tuple[int, int]]:
         ends = spec.segments
     else:
         ends = (*range(scope, spec.size, scope), spec.size)
-    return [(start, end) for start, end in zip((0, *ends), ends, strict=False) if end > start]
+    return tuple((start, end) for start, end in zip((0, *ends), ends, strict=False) if end > start)
 
 
 def largest(spec: Spec, scope: Scope) -> int:
@@ -41,6 +43,6 @@ def unpack_scales(data: bytes, n: int, name: str) -> Array:
     if len(data) < 4 * n:
         raise CodecError(f"{name}: body of {len(data)} bytes, its scales alone take {4 * n}")
     scales = np.frombuffer(data, "<f4", n).astype(np.float32)
-    if not (np.isfinite(scales) & (scales >= 0)).all():
+    if n and not (scales.min() >= 0 and scales.max() < np.inf):  # a NaN fails both
         raise CodecError(f"{name}: a scale is negative or not finite")
     return scales

@@ -3,9 +3,10 @@
     k = 0, k = n    nothing
     n ≤ 2048        enumerative: the set's rank among all C(n, k), in ⌈log2 C(n, k)⌉ bits rounded up to
                     bytes, little-endian (T. Cover, "Enumerative Source Encoding", 1973)
-    otherwise       Rice: one byte l, then of each gap between neighbours (what lies between, so 0 or
+    otherwise       Rice: one byte l ≤ 31, then of each gap between neighbours (what lies between, so 0 or
                     more) the low l bits, plane by plane, then gap >> l in unary: that many 0, one 1.
                     Bits fill bytes from the lowest up, the last with 0.
+                    Or byte 255, the length of what follows (u32), and `entropy` of the gaps as integers.
 
 Rice takes at most k·(2 + log2(n/k)) bits, and on uniform sets some .05 bit an index above the entropy.
 With l = 0 it is a plain bitmap. The encoder tries every useful l.
@@ -14,21 +15,28 @@ With l = 0 it is a plain bitmap. The encoder tries every useful l.
 from __future__ import annotations
 
 import math
+import struct
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from fedquant.codecs import entropy
 from fedquant.errors import CodecError
 
 Indices = npt.NDArray[np.int64]
 
 ENUMERATIVE: Final = 2048  # numbers; about 1 ms each way at the costliest k, n/2
 _MAX_PARAMETER: Final = 31
+_CODED: Final = 255
+_HEAD: Final = struct.Struct("<BI")
 
 
-def encode_indices(indices: Indices, n: int) -> bytes:
-    """The set `indices`: int64[k], ascending, distinct, each in [0, n)."""
+def encode_indices(indices: Indices, n: int, coded: bool = False) -> bytes:
+    """The set `indices`: int64[k], ascending, distinct, each in [0, n).
+
+    coded: entropy-coded gaps where they are shorter, as for sets that are dense here and sparse there.
+    """
     k = indices.size
     if k in (0, n):
         return b""
@@ -36,7 +44,12 @@ def encode_indices(indices: Indices, n: int) -> bytes:
         return _rank(indices.tolist(), n).to_bytes(_rank_size(n, k), "little")
     gaps = np.diff(indices, prepend=-1) - 1
     sizes = [int((gaps >> low).sum()) + low * k for low in range((n // k).bit_length() + 1)]
-    return _rice(gaps, sizes.index(min(sizes)))
+    rice = _rice(gaps, sizes.index(min(sizes)))
+    if coded:
+        stream = entropy.pack_integers(gaps)
+        if _HEAD.size + len(stream) < len(rice):
+            return _HEAD.pack(_CODED, len(stream)) + stream
+    return rice
 
 
 def decode_indices(data: bytes, at: int, n: int, k: int) -> tuple[Indices, int]:
@@ -44,7 +57,8 @@ def decode_indices(data: bytes, at: int, n: int, k: int) -> tuple[Indices, int]:
     if k in (0, n):
         return np.arange(k), at
     if n > ENUMERATIVE:
-        return _unrice(data, at, n, k)
+        coded = data[at : at + 1] == bytes([_CODED])
+        return _uncoded(data, at, n, k) if coded else _unrice(data, at, n, k)
     end = at + _rank_size(n, k)
     if len(data) < end:
         raise CodecError(f"indices: {len(data) - at} bytes, {k} of {n} take {end - at}")
@@ -91,6 +105,20 @@ def _rice(gaps: Indices, low: int) -> bytes:
     bits[:fixed] = ((gaps >> np.arange(low)[:, None]) & 1).reshape(-1)
     bits[fixed - 1 + ends] = 1
     return bytes([low]) + np.packbits(bits, bitorder="little").tobytes()
+
+
+def _uncoded(data: bytes, at: int, n: int, k: int) -> tuple[Indices, int]:
+    if len(data) < at + _HEAD.size:
+        raise CodecError(f"indices: cut off, or not {k} of {n}")
+    start = at + _HEAD.size
+    end = start + _HEAD.unpack_from(data, at)[1]
+    if end > len(data):
+        raise CodecError(f"indices: {len(data) - start} bytes, {end - start} were to follow")
+    gaps = entropy.unpack_integers(data[start:end], k).astype(np.int64)
+    indices = np.cumsum(gaps + 1) - 1
+    if gaps.min() < 0 or indices[-1] >= n:
+        raise CodecError(f"indices: a gap is negative, or an index is not below {n}")
+    return indices, end
 
 
 def _unrice(data: bytes, at: int, n: int, k: int) -> tuple[Indices, int]:

@@ -9,6 +9,7 @@ Body: a float32 scale a group, then the codes of each group whose scale is not z
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal, final
 
@@ -17,7 +18,7 @@ from pydantic import Field
 
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
 from fedquant.codecs.groups import Scope, groups, largest
-from fedquant.codecs.levels import decode_groups, encode_groups
+from fedquant.codecs.levels import add_groups, decode_coded, decode_groups, encode_coded, encode_groups
 from fedquant.errors import CodecError
 from fedquant.kernels import scan
 from fedquant.keys import Key
@@ -33,6 +34,7 @@ class QSGD(Codec):
 
     norm: "max" (rate log2(2s+1) bit/coordinate, every level in use) or "l2" (the paper's).
     scope: what shares a scale: "whole" vector, each "segment" (layer), or buckets of that many numbers.
+    entropy: codes in about their entropy, never more than a byte above the plain form.
     """
 
     name: ClassVar[str] = "qsgd"
@@ -42,6 +44,7 @@ class QSGD(Codec):
     levels: Annotated[int, Field(ge=1, le=MAX_LEVELS)] | None = None
     norm: Literal["max", "l2"] = "max"
     scope: Scope = "whole"
+    entropy: bool = False
 
     def positive_levels(self, knobs: Knobs) -> tuple[int, int | None]:
         """(s, bits of a planar code or None for mixed radix). Raises CodecError for a bad knob."""
@@ -79,12 +82,31 @@ class QSGD(Codec):
         s, bits = self.positive_levels(knobs)
         cuts = groups(spec, self.scope)
         scales = [self._scale(x[start:stop]) for start, stop in cuts]
-        data = encode_groups(x, cuts, scales, s, key, bits)
+        if self.entropy:
+            data = encode_coded(x, spec, cuts, scales, s, key)
+        else:
+            data = encode_groups(x, cuts, scales, s, key, bits)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
+        (s, bits), cuts = self.positive_levels(knobs), groups(spec, self.scope)
+        if self.entropy:
+            return decode_coded(data, spec, cuts, s, self.name)
+        return decode_groups(data, spec.size, cuts, s, self.name, bits)
+
+    def _add_bodies(
+        self,
+        out: Array,
+        bodies: Sequence[bytes],
+        spec: Spec,
+        keys: Sequence[Key],
+        weights: Sequence[float],
+        knobs: Knobs,
+    ) -> dict[int, CodecError]:
         s, bits = self.positive_levels(knobs)
-        return decode_groups(data, spec.size, groups(spec, self.scope), s, self.name, bits)
+        if bits is None or self.entropy:
+            return super()._add_bodies(out, bodies, spec, keys, weights, knobs)
+        return add_groups(out, bodies, weights, groups(spec, self.scope), s, self.name, bits)
 
 
 def _integer(knobs: Knobs, name: str, low: int, high: int) -> int | None:

@@ -37,6 +37,7 @@ _TOP: Final = float(np.finfo(np.float32).max)
 class Sparse(Scattered):
     """As few numbers as a variance of `variance`·‖x‖² takes, or `density`·n expected numbers, at least 1.
 
+    entropy: indices also tried entropy-coded, which pays where they come in clusters.
     Raises ValueError where both are given; neither means density 0.1.
     """
 
@@ -44,6 +45,8 @@ class Sparse(Scattered):
 
     variance: Annotated[float, Field(gt=0, le=1 << 32)] | None = field(default=None, metadata=ENCODER_ONLY)
     density: Annotated[float, Field(gt=0, le=1)] | None = field(default=None, metadata=ENCODER_ONLY)
+
+    entropy: bool = field(default=False, metadata=ENCODER_ONLY)
 
     def __post_init__(self) -> None:
         if self.variance is not None and self.density is not None:
@@ -115,8 +118,8 @@ class Sparse(Scattered):
             (
                 pack_count(kept.size, x.size),
                 pack_count(exact.size, kept.size),
-                encode_indices(kept, x.size),
-                encode_indices(exact, kept.size),
+                encode_indices(kept, x.size, self.entropy),
+                encode_indices(exact, kept.size, self.entropy),
                 values[exact].astype("<f4", copy=False).tobytes(),
                 np.array([shared] if negative.size else [], "<f4").tobytes(),
                 pack.pack_bits(negative, 1),

@@ -18,7 +18,7 @@ from pydantic import Field
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
 from fedquant.codecs.configured import ENCODER_ONLY
 from fedquant.codecs.groups import Scope, groups, largest
-from fedquant.codecs.levels import decode_groups, encode_groups
+from fedquant.codecs.levels import decode_coded, decode_groups, encode_coded, encode_groups
 from fedquant.kernels import scan
 from fedquant.keys import Key
 from fedquant.wire import NO_KNOBS, Knobs
@@ -32,6 +32,7 @@ class TernGrad(Codec):
     scope: what shares a scale: "whole" vector, each "segment" (layer), or buckets of that many numbers.
     clip: numbers beyond ±clip·σ are clipped first; the paper's is 2.5. σ = √(mean x²) of the group, its
     standard deviation about zero: the paper takes gradients to have mean 0. None: no clipping, no bias.
+    entropy: codes in about their entropy, never more than a byte above the plain form.
     """
 
     name: ClassVar[str] = "terngrad"
@@ -40,6 +41,7 @@ class TernGrad(Codec):
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = field(
         default=None, metadata=ENCODER_ONLY
     )
+    entropy: bool = False
 
     def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
         """γ = (√n − 1)/2 for the largest group of n numbers; None with clipping, which is biased.
@@ -64,8 +66,14 @@ class TernGrad(Codec):
         if self.clip is not None:
             clipped = [np.clip(x[a:b], -scale, scale) for (a, b), scale in zip(cuts, scales, strict=True)]
             x = np.concatenate([x[:0], *clipped])
-        data = encode_groups(x, cuts, scales, 1, key)
+        if self.entropy:
+            data = encode_coded(x, spec, cuts, scales, 1, key)
+        else:
+            data = encode_groups(x, cuts, scales, 1, key)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
-        return decode_groups(data, spec.size, groups(spec, self.scope), 1, self.name)
+        cuts = groups(spec, self.scope)
+        if self.entropy:
+            return decode_coded(data, spec, cuts, 1, self.name)
+        return decode_groups(data, spec.size, cuts, 1, self.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate
@@ -19,6 +19,7 @@ import numpy as np
 from pydantic import Field
 
 from fedquant.codecs.base import EMPTY, Array, Body, Codec, Spec, State
+from fedquant.codecs.configured import ENCODER_ONLY
 from fedquant.codecs.floats import BFloat16, Float16, Float32
 from fedquant.codecs.groups import Scope, groups
 from fedquant.codecs.indices import decode_indices, encode_indices
@@ -37,12 +38,14 @@ class LargestEntries(Scattered):
     """Keeps `k`, or ⌈ratio·n⌉, of each group of n numbers; another codec codes their values.
 
     The ratio counts as the decimal it is written as: 0.07 of 100 is 7. A group of n < k is kept whole.
+    entropy: indices also tried entropy-coded, which pays where they come in clusters.
     Raises ValueError where both are given; neither means ratio 0.01.
     """
 
     ratio: Annotated[float, Field(gt=0, le=1)] | None = None
     k: Annotated[int, Field(ge=1)] | None = None
     scope: Scope = "whole"
+    entropy: bool = field(default=False, metadata=ENCODER_ONLY)
 
     def __post_init__(self) -> None:
         if self.ratio is not None and self.k is not None:
@@ -81,7 +84,7 @@ class LargestEntries(Scattered):
             values = self.value_codec._encode_body(x[indices], self.value_spec(spec), key, EMPTY, knobs)
         except CodecError as error:
             raise CodecError(f"{self.name}: of the values kept, {error}") from None
-        data = encode_indices(indices, spec.size) + values.data
+        data = encode_indices(indices, spec.size, self.entropy) + values.data
         return Body(data, lambda: scatter(indices, values.decoded(), spec.size), state)
 
     def _entries(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ Lin, Kostina, Hassibi, "Differentially Quantized Gradient Descent": with M level
 
 Body: r as float64 where neither `range` nor its knob gives it; then, unless r = 0, the codes of the
 coordinates with M+1 levels and those with M, each run planar for 2, 4, 16 or 256 levels, else mixed radix.
+Entropy-coded, it is `entropy` of the codes of all coordinates, with the most levels that one has.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Annotated, ClassVar, Final, final
 import numpy as np
 from pydantic import Field
 
+from fedquant.codecs import entropy
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
 from fedquant.errors import CodecError
 from fedquant.kernels import pack, scan
@@ -28,6 +30,8 @@ from fedquant.wire import NO_KNOBS, Knobs
 MAX_LEVELS: Final = 1 << 31
 Runs = tuple[tuple[int, int], ...]
 """(numbers, levels) of consecutive coordinates."""
+
+MAX_CODED: Final = entropy.MAX_LEVELS
 
 _FLOAT64: Final = struct.Struct("<d")
 _PLANAR: Final = {2: 1, 4: 2, 16: 4, 256: 8}  # levels: bits
@@ -42,6 +46,7 @@ class Uniform(Codec):
     `range` as 8 bytes, float64 little-endian. A number outside [−r, r] is an error, never clipped:
     |x̂_i − x_i| ≤ r/M_i always, up to 4·2⁻⁵²·r of rounding. Computes in float64, also for float32 vectors
     (whose x̂ is rounded once more).
+    entropy: codes in about their entropy; at most 2**17+1 levels.
     """
 
     name: ClassVar[str] = "uniform"
@@ -50,6 +55,7 @@ class Uniform(Codec):
     bits: Annotated[float, Field(ge=1, le=31, allow_inf_nan=False)] = 4.0
     levels: Annotated[int, Field(ge=2, le=MAX_LEVELS)] | None = None
     range: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    entropy: bool = False
 
     def __post_init__(self) -> None:
         # 3 and 3.0 are one configuration, so they must be one text in the checksum.
@@ -58,7 +64,13 @@ class Uniform(Codec):
             object.__setattr__(self, "range", float(self.range))
 
     def check(self, spec: Spec) -> None:
-        """Nothing to refuse: codes float32 and float64."""
+        """Raises CodecError for more levels than entropy coding takes; codes float32 and float64."""
+        self._check_levels(self.runs(spec))
+
+    def _check_levels(self, runs: Runs) -> None:
+        levels = max(levels for _, levels in runs)
+        if self.entropy and levels > MAX_CODED:
+            raise CodecError(f"uniform: {levels} levels, entropy: true takes at most {MAX_CODED}")
 
     def runs(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> Runs:
         """How many consecutive coordinates take how many levels. Raises CodecError for a bad knob."""
@@ -90,7 +102,10 @@ class Uniform(Codec):
         elif scan.max_abs(x) > r:
             at = int((np.abs(x) > r).argmax())
             raise CodecError(f"uniform: x[{at}] = {x[at]} is outside [−r, r], r = {r}; give a larger range")
-        data = head + (_pack(x.astype(np.float64, copy=False), r, runs) if r > 0 else b"")
+        data = head
+        if r > 0:
+            codes = _codes(x.astype(np.float64, copy=False), r, runs)
+            data += self._pack(codes, spec, runs)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
@@ -99,11 +114,42 @@ class Uniform(Codec):
             if len(data) < _FLOAT64.size:
                 raise CodecError(f"uniform: body of {len(data)} bytes, its range alone takes 8")
             at, r = _FLOAT64.size, _checked(*_FLOAT64.unpack_from(data))
-        end = at + (sum(_size(n, levels) for n, levels in runs) if r > 0 else 0)
-        if len(data) != end:
-            raise CodecError(f"uniform: body of {len(data)} bytes, expected {end}")
-        x = _unpack(data[at:], r, runs) if r > 0 else np.zeros(spec.size)
-        return x.astype(spec.dtype, copy=False)
+        if r == 0:
+            if len(data) != at:
+                raise CodecError(f"uniform: body of {len(data)} bytes, expected {at}")
+            return np.zeros(spec.size, spec.dtype)
+        return _values(self._unpack(data[at:], spec, runs), r, runs).astype(spec.dtype, copy=False)
+
+    def _pack(self, codes: Array, spec: Spec, runs: Runs) -> bytes:
+        self._check_levels(runs)
+        if self.entropy:
+            return entropy.pack(codes, max(levels for _, levels in runs), spec.segments)
+        out, start = [], 0
+        for n, levels in runs:
+            part, bits = codes[start : start + n], _PLANAR.get(levels)
+            out.append(pack.pack_bits(part, bits) if bits else pack.pack_radix(part, levels))
+            start += n
+        return b"".join(out)
+
+    def _unpack(self, data: bytes, spec: Spec, runs: Runs) -> Array:
+        self._check_levels(runs)
+        if self.entropy:
+            codes = entropy.unpack(data, spec.size, max(levels for _, levels in runs), spec.segments)
+            start = 0
+            for n, levels in runs:
+                if n and codes[start : start + n].max() >= levels:
+                    raise CodecError(f"uniform: a code is not below its {levels} levels")
+                start += n
+            return codes
+        sizes = [_size(n, levels) for n, levels in runs]
+        if len(data) != sum(sizes):
+            raise CodecError(f"uniform: codes of {len(data)} bytes, expected {sum(sizes)}")
+        out, at = [], 0
+        for (n, levels), size in zip(runs, sizes, strict=True):
+            part, bits = data[at : at + size], _PLANAR.get(levels)
+            out.append(pack.unpack_bits(part, n, bits) if bits else pack.unpack_radix(part, n, levels))
+            at += size
+        return np.concatenate([codes.astype(np.uint32, copy=False) for codes in out])
 
 
 @lru_cache(maxsize=64)
@@ -133,36 +179,26 @@ def _size(n: int, levels: int) -> int:
     return pack.bits_size(n, _PLANAR[levels]) if levels in _PLANAR else pack.radix_size(n, levels)
 
 
-def _pack(x: Array, r: float, runs: Runs) -> bytes:
-    """c = ⌊(x/r + 1)·M/2⌋, and M − 1 for x = r."""
-    out, start = [], 0
+def _codes(x: Array, r: float, runs: Runs) -> Array:
+    """c = ⌊(x/r + 1)·M/2⌋, and M − 1 for x = r: uint32[n]."""
+    codes, start = np.empty(x.size, np.uint32), 0
     for n, levels in runs:
         cell = x[start : start + n] / r
         cell += 1
         cell *= levels / 2
-        codes = np.minimum(cell.astype(np.uint32), np.uint32(levels - 1))
-        out.append(
-            pack.pack_bits(codes, _PLANAR[levels]) if levels in _PLANAR else pack.pack_radix(codes, levels)
-        )
+        codes[start : start + n] = np.minimum(cell.astype(np.uint32), np.uint32(levels - 1))
         start += n
-    return b"".join(out)
+    return codes
 
 
-def _unpack(data: bytes, r: float, runs: Runs) -> Array:
-    """x̂ = r·(2c + 1 − M)/M."""
-    out, at = [], 0
+def _values(codes: Array, r: float, runs: Runs) -> Array:
+    """x̂ = r·(2c + 1 − M)/M: float64[n]."""
+    x, start = codes.astype(np.float64), 0
     for n, levels in runs:
-        part = data[at : at + _size(n, levels)]
-        at += len(part)
-        codes = (
-            pack.unpack_bits(part, n, _PLANAR[levels])
-            if levels in _PLANAR
-            else pack.unpack_radix(part, n, levels)
-        )
-        x = codes.astype(np.float64)
-        x *= 2
-        x += 1 - levels
-        x /= levels
-        x *= r
-        out.append(x)
-    return np.concatenate(out)
+        part = x[start : start + n]
+        part *= 2
+        part += 1 - levels
+        part /= levels
+        part *= r
+        start += n
+    return x

@@ -1,5 +1,27 @@
-"""The inner loops: generator, scans, quantization, packing and selection."""
+"""The inner loops: generator, scans, quantization, packing, entropy coding and selection.
 
-from fedquant.kernels.reference import pack, quantize, rng, scan, topk
+`reference` (numpy) says what they mean; `compiled` (numba) gives the same bytes sooner and is what is used
+where numba is there, unless FEDQUANT_KERNELS=numpy.
+"""
 
-__all__ = ["pack", "quantize", "rng", "scan", "topk"]
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from fedquant.errors import ConfigError
+
+_wanted = os.environ.get("FEDQUANT_KERNELS", "")
+if _wanted not in ("", "numpy", "numba"):
+    raise ConfigError(f"FEDQUANT_KERNELS={_wanted!r} is not known, use numpy or numba")
+
+COMPILED: bool = _wanted == "numba" or (_wanted == "" and find_spec("numba") is not None)
+"""Whether the compiled kernels are in use."""
+
+if TYPE_CHECKING or not COMPILED:
+    from fedquant.kernels.reference import fused, pack, quantize, rans, rng, scan, topk
+else:
+    from fedquant.kernels.compiled import fused, pack, quantize, rans, rng, scan, topk
+
+__all__ = ["COMPILED", "fused", "pack", "quantize", "rans", "rng", "scan", "topk"]

@@ -155,3 +155,24 @@ def test_hostile_codes_are_refused_or_sets() -> None:
         assert (np.diff(indices, prepend=-1) > 0).all()
         assert indices[-1] < n
     assert taken > 100
+
+
+def test_clustered_indices_are_shorter_entropy_coded() -> None:
+    n, key = 1_000_000, Key(3)
+    dense = np.flatnonzero(rng.uniform(key, 20_000) < 0.3)
+    sparse = 20_000 + np.flatnonzero(rng.uniform(key.fold(round=1), n - 20_000) < 0.001)
+    chosen = np.concatenate([dense, sparse])
+    plain, coded = (encode_indices(chosen, n, flag) for flag in (False, True))
+    assert len(coded) < 0.7 * len(plain)
+    for data in (plain, coded):
+        back, end = decode_indices(data + b"more", 0, n, chosen.size)
+        assert np.array_equal(back, chosen)
+        assert end == len(data)
+    for bad in (coded[:3], coded[:-1], coded[:1] + b"\xff\xff\xff\xff" + coded[5:]):
+        with pytest.raises(CodecError):
+            decode_indices(bad, 0, n, chosen.size)
+
+
+def test_uniform_indices_stay_in_rice_codes() -> None:
+    chosen = np.flatnonzero(rng.uniform(Key(4), 100_000) < 0.01)
+    assert encode_indices(chosen, 100_000, True) == encode_indices(chosen, 100_000)

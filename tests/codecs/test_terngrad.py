@@ -112,7 +112,7 @@ def test_a_decoder_needs_no_clip() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("0000c03f", "radix codes: 0 bytes, expected 1 for 2"),
+        ("0000c03f", "terngrad: body of 4 bytes, expected 5"),
         ("0000c03f 09", r"radix codes: a group is not below 3\*\*2"),
         ("0000c03f 08 00", "terngrad: body of 6 bytes, expected 5"),
         ("00000000 08", "terngrad: body of 5 bytes, expected 4"),

@@ -287,9 +287,9 @@ def test_float32_is_coded_as_the_float64_it_is() -> None:
     ("codec", "body", "message"),
     [
         (Uniform(bits=2), "00000000000000", "uniform: body of 7 bytes, its range alone takes 8"),
-        (Uniform(bits=2), "000000000000f03f", "uniform: body of 8 bytes, expected 9"),
+        (Uniform(bits=2), "000000000000f03f", "uniform: codes of 0 bytes, expected 1"),
         (Uniform(bits=2), "000000000000f03f 40", "padding is not zero"),
-        (Uniform(bits=2), "000000000000f03f 00 00", "uniform: body of 10 bytes, expected 9"),
+        (Uniform(bits=2), "000000000000f03f 00 00", "uniform: codes of 2 bytes, expected 1"),
         (Uniform(bits=2), "0000000000000000 00", "uniform: body of 9 bytes, expected 8"),
         (Uniform(bits=2), "000000000000f0bf 00", "range -1.0 is negative"),
         (Uniform(bits=2), "000000000000f07f 00", "range inf is negative or not finite"),

@@ -121,7 +121,7 @@ def pack_radix(codes: Codes, levels: int) -> bytes:
     return _to_limbs(groups, levels, width).tobytes() + last.tobytes()
 
 
-def _digits_per_step(levels: int) -> int:
+def digits_per_step(levels: int) -> int:
     step = 1
     while levels ** (step + 1) <= 1 << 32:
         step += 1
@@ -131,7 +131,7 @@ def _digits_per_step(levels: int) -> int:
 def _to_limbs(digits: Codes, levels: int, width: int) -> Bytes:
     """Rows of digits to rows of `width` little-endian bytes, by Horner's rule on 32-bit limbs."""
     rows, k = digits.shape
-    step = _digits_per_step(levels)
+    step = digits_per_step(levels)
     limbs = np.zeros((-(-width // 4), rows), np.uint64)
     mask = np.uint64(0xFFFFFFFF)
     for start in range(0, k, step):
@@ -174,7 +174,7 @@ def _from_limbs(rows: Bytes, levels: int, k: int) -> npt.NDArray[np.uint32]:
     padded = np.zeros((count, -(-width // 4) * 4), np.uint8)
     padded[:, :width] = rows
     limbs = padded.view("<u4").T.astype(np.uint64)
-    step = _digits_per_step(levels)
+    step = digits_per_step(levels)
     out = np.empty((count, k), np.uint32)
     end = k
     while end > 0:

@@ -34,11 +34,16 @@ def _mix_inplace(x: U32, scratch: U32) -> None:
     np.bitwise_xor(x, scratch, out=x)
 
 
-def uint32(key: Key, n: int, offset: int = 0) -> U32:
-    """Draws offset … offset+n−1 of the key: uint32[n]. Raises ValueError beyond 2**32 draws."""
+def halves(key: Key, n: int, offset: int) -> tuple[np.uint32, np.uint32]:
+    """(low, high) of key.word. Raises ValueError where draws offset … offset+n−1 exceed the counter."""
     if n < 0 or offset < 0 or offset + n > 1 << 32:
         raise ValueError(f"rng: draws {offset}…{offset + n} are outside [0, 2**32]")
-    low, high = np.uint32(key.word & 0xFFFFFFFF), np.uint32(key.word >> 32)
+    return np.uint32(key.word & 0xFFFFFFFF), np.uint32(key.word >> 32)
+
+
+def uint32(key: Key, n: int, offset: int = 0) -> U32:
+    """Draws offset … offset+n−1 of the key: uint32[n]. Raises ValueError beyond 2**32 draws."""
+    low, high = halves(key, n, offset)
     out = np.empty(n, np.uint32)
     scratch = np.empty(min(n, _CHUNK), np.uint32)
     steps = np.arange(min(n, _CHUNK), dtype=np.uint32)

@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-_LANES: Final = 256
+LANES: Final = 256
 
 
 def max_abs(x: npt.NDArray[Any]) -> float:
@@ -36,17 +36,17 @@ def sum_abs(x: npt.NDArray[Any]) -> float:
 
 
 def _lane_sum(x: npt.NDArray[Any], term: np.ufunc) -> float:
-    lanes = np.zeros((1, _LANES), np.float64)
-    full = x.size - x.size % _LANES
-    step = _LANES << 8
+    lanes = np.zeros((1, LANES), np.float64)
+    full = x.size - x.size % LANES
+    step = LANES << 8
     for start in range(0, full, step):
-        rows = x[start : min(start + step, full)].astype(np.float64).reshape(-1, _LANES)
+        rows = x[start : min(start + step, full)].astype(np.float64).reshape(-1, LANES)
         term(rows, out=rows)
         lanes = np.add.reduce(np.concatenate([lanes, rows]), axis=0, keepdims=True)
     total = lanes[0]
     tail = x[full:].astype(np.float64)
     total[: tail.size] += term(tail)
-    width = _LANES
+    width = LANES
     while width > 1:
         width //= 2
         total[:width] += total[width : 2 * width]

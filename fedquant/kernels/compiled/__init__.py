@@ -1,0 +1,1 @@
+"""The inner loops in numba: same names and same bytes as the reference."""
