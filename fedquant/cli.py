@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from fedquant.errors import FedquantError
+from fedquant.errors import ConfigError, FedquantError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Cheap uplinks for federated learning.")
 
@@ -117,6 +117,21 @@ def compare(
     plot.accuracy_against_bytes(report / f"{loaded.name}.svg", results, loaded.name)
     plot.accuracy_against_bytes(report / f"{loaded.name}.png", results, loaded.name)
     console.print(text, markup=False)
+
+
+@app.command()
+def warm() -> None:
+    """Compile all kernels now, so that no run waits for it (after installing; on a Raspberry Pi)."""
+    from fedquant import kernels
+    from fedquant.warm import warm as compile_all
+
+    if not kernels.COMPILED:
+        raise ConfigError("warm: numpy kernels are in use; install numba, or unset FEDQUANT_KERNELS")
+    console = Console()
+    with console.status("compiling") as status:
+        for name in compile_all():
+            status.update(f"compiled what {name} needs")
+    console.print("all kernels are compiled")
 
 
 def size(n: int) -> str:

@@ -26,6 +26,7 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "topk": "fedquant.codecs.topk:TopK",
         "qtopk": "fedquant.codecs.qtopk:QTopK",
         "sparse": "fedquant.codecs.sparse:Sparse",
+        "qcs": "fedquant.codecs.qcs:QCS",
         "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",
     },
     "data_codec": {

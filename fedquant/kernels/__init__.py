@@ -1,4 +1,4 @@
-"""The inner loops: generator, scans, quantization, packing, entropy coding and selection.
+"""The inner loops: generator, scans, quantization, packing, entropy coding, transforms and selection.
 
 `reference` (numpy) says what they mean; `compiled` (numba) gives the same bytes sooner and is what is used
 where numba is there, unless FEDQUANT_KERNELS=numpy.
@@ -20,8 +20,8 @@ COMPILED: bool = _wanted == "numba" or (_wanted == "" and find_spec("numba") is 
 """Whether the compiled kernels are in use."""
 
 if TYPE_CHECKING or not COMPILED:
-    from fedquant.kernels.reference import fused, pack, quantize, rans, rng, scan, topk
+    from fedquant.kernels.reference import fused, hadamard, pack, quantize, rans, rng, scan, topk
 else:
-    from fedquant.kernels.compiled import fused, pack, quantize, rans, rng, scan, topk
+    from fedquant.kernels.compiled import fused, hadamard, pack, quantize, rans, rng, scan, topk
 
-__all__ = ["COMPILED", "fused", "pack", "quantize", "rans", "rng", "scan", "topk"]
+__all__ = ["COMPILED", "fused", "hadamard", "pack", "quantize", "rans", "rng", "scan", "topk"]

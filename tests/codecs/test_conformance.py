@@ -37,6 +37,12 @@ CODECS: list[Any] = [
     {"name": "qtopk", "ratio": 0.2, "inner": {"name": "qsgd", "levels": 1}},
     {"name": "sparse", "variance": 1.0},
     {"name": "sparse", "density": 1.0},
+    {"name": "qcs", "q": 0.5},
+    {"name": "qcs", "q": 7.5, "order": 64, "scale": "bfloat16"},
+    {"name": "qcs", "order": 12, "k": 5, "q": 2},
+    {"name": "qcs", "order": "auto", "k_over_n": 0.5, "estimator": "mmse"},
+    {"name": "qcs", "order": 16, "k": 1},
+    {"name": "error_feedback", "inner": {"name": "qcs", "k_over_n": 0.5}},
     {"name": "terngrad", "scope": "whole"},
     {"name": "terngrad", "scope": 3, "clip": 2.5},
     {"name": "sign", "scope": 5},
@@ -83,6 +89,11 @@ def vector(n: int, sensor: int = 0, scale: float = 1.0) -> np.ndarray:
     return (draws * np.float32(2) - np.float32(1)) * np.float32(scale)
 
 
+def slack(codec: Codec) -> float:
+    """How far beyond ‖x‖ one decoded number may lie: mixing spreads the error of one over all."""
+    return 3.0 if "qcs" in codec.identity else 1 + 1e-6
+
+
 def norm(x: np.ndarray) -> float:
     return float(np.linalg.norm(x.astype(float)))
 
@@ -111,8 +122,8 @@ def test_round_trip(codec: Codec, n: int) -> None:
         return
     # a level is at most the norm wide (s = 1, l2)
     if getattr(codec, "range", None) is None:  # or its range, where that is given
-        assert (np.abs(y - x) <= norm(x) * (1 + 1e-6)).all()
-    if codec.variance_bound(spec_of(n)) is not None:
+        assert (np.abs(y - x) <= norm(x) * slack(codec)).all()
+    if codec.variance_bound(spec_of(n)) is not None and codec.name != "qcs":  # which mixes coordinates
         assert (y * x >= 0).all()
 
 
@@ -143,7 +154,7 @@ def test_zeros_and_denormals(codec: Codec, values: list[float]) -> None:
     if codec == VOTE or getattr(codec, "range", None) is not None:
         return
     # where the scale is denormal so is the step, and rounding it may double it
-    bound = norm(x) * (2 if norm(x) < 1e-37 else 1 + 1e-6)
+    bound = norm(x) * (2 if norm(x) < 1e-37 else slack(codec))
     assert (np.abs(y.astype(float) - x) <= bound).all()
     if not x.any():
         assert not y.any()
