@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -40,17 +41,19 @@ def check_radix(codes: np.ndarray, levels: int) -> None:
     assert np.array_equal(back, codes)
 
 
+def end(unpack: Callable[..., np.ndarray], *given: object) -> list[int] | str:
+    """The codes, or what the error says."""
+    try:
+        return unpack(*given).tolist()
+    except CodecError as error:
+        return str(error)
+
+
 def check_same_end(data: bytes, n: int, levels: int) -> bool:
     """Both unpack to the same codes, or both raise the same; whether they raise."""
-    try:
-        expected = reference.unpack_radix(data, n, levels)
-    except CodecError as error:
-        with pytest.raises(CodecError) as caught:
-            compiled.unpack_radix(data, n, levels)
-        assert str(caught.value) == str(error)
-        return True
-    assert np.array_equal(compiled.unpack_radix(data, n, levels), expected)
-    return False
+    expected = end(reference.unpack_radix, data, n, levels)
+    assert end(compiled.unpack_radix, data, n, levels) == expected
+    return isinstance(expected, str)
 
 
 @QUICK
@@ -69,13 +72,8 @@ def test_planar_bytes_are_the_references(n: int, bits: int, dtype: str, seed: in
 def test_planar_corruption_ends_as_in_the_reference(n: int, bits: int, at: int, byte: int) -> None:
     data = bytearray(compiled.pack_bits(draw(n, 1 << bits), bits))
     data[-1 - at % len(data)] = byte
-    try:
-        expected = reference.unpack_bits(bytes(data), n, bits)
-    except CodecError as error:
-        with pytest.raises(CodecError, match=str(error)):
-            compiled.unpack_bits(bytes(data), n, bits)
-    else:
-        assert np.array_equal(compiled.unpack_bits(bytes(data), n, bits), expected)
+    given = bytes(data), n, bits
+    assert end(compiled.unpack_bits, *given) == end(reference.unpack_bits, *given)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -133,10 +131,10 @@ def test_every_byte_of_a_group_ends_as_in_the_reference(levels: int) -> None:
 def test_the_edges_of_a_group_end_as_in_the_reference(levels: int) -> None:
     k, width = reference.radix_group(levels)
     total, most = levels**k, 256**width - 1
-    step = len(radix.plan(levels).powers)
+    steps = len(radix.plan(levels).powers)
     values = {0, 1, total - 1, total, total + 1, total + (1 << 8 * width - 5), most}
-    values |= {total * i // step + j for i in range(1, step) for j in (-1, 0, 1)}
-    values |= {levels**i + j for i in range(k) for j in (-1, 0)}
+    values |= {total * i // steps + j for i in range(1, steps) for j in (-1, 0, 1)}
+    values |= {levels**i + j for i in range(0, k, 1 + k // 20) for j in (-1, 0)}
     for value in sorted(v for v in values if 0 <= v <= most):
         group = value.to_bytes(width, "little")
         ends = {check_same_end(group * count, count * k, levels) for count in (1, 64, 65)}
