@@ -1,12 +1,13 @@
 # make run   set up what is missing and run the default scenario
 # make test  set up what is missing, then lint, types and tests
+# make fuzz  a longer hunt for bytes that break a decoder
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A CPU build of torch, for instance: make run TORCH_INDEX=<address of the index of that build>
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test lint types clean
+.PHONY: run test fuzz clean
 
 run: $(VENV)/.ready
 	$(BIN)/fedquant run wearables --out runs/wearables
@@ -25,3 +26,7 @@ $(VENV)/.ready: pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist
+
+# Ten million damaged and forged payloads; make test reads a hundred thousand.
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m tests.fuzz --cases 10000000

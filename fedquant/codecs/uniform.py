@@ -118,6 +118,8 @@ class Uniform(Codec):
             if len(data) != at:
                 raise CodecError(f"uniform: body of {len(data)} bytes, expected {at}")
             return np.zeros(spec.size, spec.dtype)
+        if r > float(np.finfo(spec.dtype).max):
+            raise CodecError(f"uniform: range {r} is beyond {spec.dtype}")
         return _values(self._unpack(data[at:], spec, runs), r, runs).astype(spec.dtype, copy=False)
 
     def _pack(self, codes: Array, spec: Spec, runs: Runs) -> bytes:

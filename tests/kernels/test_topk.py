@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedquant.kernels import rng
-from fedquant.kernels import topk
+from fedquant.kernels import rng, topk
 from fedquant.keys import Key
 
 DENORMAL = 1e-45
