@@ -23,10 +23,12 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "terngrad": "fedquant.codecs.terngrad:TernGrad",
         "sign": "fedquant.codecs.sign:Sign",
         "uniform": "fedquant.codecs.uniform:Uniform",
+        "ball": "fedquant.codecs.ball:Ball",
         "topk": "fedquant.codecs.topk:TopK",
         "qtopk": "fedquant.codecs.qtopk:QTopK",
         "sparse": "fedquant.codecs.sparse:Sparse",
         "qcs": "fedquant.codecs.qcs:QCS",
+        "dataq_gradient": "fedquant.codecs.dataq_gradient:DataQGradient",
         "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",
     },
     "data_codec": {
@@ -35,7 +37,10 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
     },
     "selection": {
         "all": "fedquant.selection.rules:All",
+        "random": "fedquant.selection.rules:Random",
         "relative": "fedquant.selection.rules:Relative",
+        "sqrt_schedule": "fedquant.selection.rules:SqrtSchedule",
+        "top_fraction": "fedquant.selection.rules:TopFraction",
     },
     "task": {
         "watch": "fedquant.tasks.watch:Watch",

@@ -1,83 +1,310 @@
-"""DataQ: quantized samples instead of gradients (DaQuSGD, Section III).
+"""DataQ: quantized samples instead of gradients (DaQuSGD, Sections IV and VI).
 
-Body: mode byte, how many samples, then for mode 0: float32 scale B, the codes in mixed radix, the labels.
-Mode byte: low 4 bits the coding (0 fixed-length radix; 1 entropy-coded and 2 ℓ₂ are reserved); bit 4 is
-set when the batch holds no negative number, so that codes are the levels 0…m−1 alone.
+Body: mode byte; how many samples; the scales B as float32, one (max) or one a sample (l2); the levels of
+the samples whose scale is not 0; the labels.
+
+Mode byte: low 4 bits, how levels c of at most s = m − 1 are coded, as c + s:
+    0   max: mixed radix. l2: an index a sample (see `lattice`), or mixed radix where that is no longer
+    1   entropy-coded, sample by sample
+    2   entropy-coded, channel by channel: a channel is what shares its place along a sample's first axis
+    3   the same for the last axis
+    4   the same for each place of a sample
+Bit 4: no level of the batch is negative, and c itself is coded. Bits 5 and 6, l2 only: the rounding
+(0 floor, 1 nearest, 2 stochastic), on which it depends what vectors an index can say.
 """
 
 from __future__ import annotations
 
-import struct
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, final
 
 import numpy as np
 from pydantic import Field
 
+from fedquant import wire
+from fedquant.codecs import entropy, lattice
 from fedquant.codecs.configured import ENCODER_ONLY
 from fedquant.codecs.counts import count_size, pack_count, unpack_count
 from fedquant.codecs.data import Array, DataCodec, DataSpec
+from fedquant.codecs.groups import pack_scales, unpack_scales
 from fedquant.codecs.labels import labels_size, pack_labels, unpack_labels
 from fedquant.errors import CodecError
-from fedquant.kernels import pack, quantize, scan
+from fedquant.kernels import pack, quantize, rng, scan
 from fedquant.keys import Key
-from fedquant.wire import Knobs
+from fedquant.wire import NO_KNOBS, Knobs
 
-_STORED: Final = 0
-_UNSIGNED: Final = 0x10
+FIXED: Final = 0
+ENTROPY: Final = 1
+UNSIGNED: Final = 0x10
+_FIRST_AXIS, _LAST_AXIS, _PLACES = 2, 3, 4
+_FEW: Final = 64  # channels of an axis
+_MANY: Final = entropy.MAX_SEGMENTS  # places of a sample
+_WORTH: Final = 64  # codes a channel: with fewer its table is mostly chance
+_ROUNDINGS: Final[tuple[quantize.Rounding, ...]] = ("floor", "nearest", "stochastic")
+
+
+# ---- the grid of scale l2
+
+
+def l2_scale(x: Array, name: str) -> np.float32:
+    """‖x‖₂ rounded up to float32. Raises CodecError, in the name of codec `name`, where it does not fit."""
+    norm = math.sqrt(scan.sum_squares(x))
+    if norm > float(np.finfo(np.float32).max):
+        raise CodecError(f"{name}: the l2 norm {norm:g} does not fit float32; scale by the largest magnitude")
+    scale = np.float32(norm)
+    return scale if float(scale) >= norm else np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
+
+
+def l2_levels(
+    x: Array, scales: Array, s: int, rounding: quantize.Rounding = "floor", draws: Array | None = None
+) -> Array:
+    """int32[n, d] in [−s, s] of x: float32[n, d] and each row's `l2_scale`; draws: [n, d], for stochastic.
+
+    float64 makes them exact: unless |x|·s/B is an integer it differs from one by 2⁻²⁴/s of itself or more.
+    Nor can the error of the norm, some 2⁻⁵⁰, lift the integer Σc² of floor above s².
+    """
+    t = np.abs(x).astype(np.float64)
+    t *= s
+    wide = scales.astype(np.float64)[:, None]
+    np.divide(t, wide, out=t, where=wide > 0)
+    if rounding == "nearest":
+        t += 0.5
+    elif rounding == "stochastic":
+        t += np.asarray(draws)
+    levels = t.astype(np.int32)
+    np.negative(levels, out=levels, where=x < 0)
+    return levels
+
+
+def l2_values(levels: Array, scales: Array, s: int) -> Array:
+    """float32[n, d]: c·B/s in float64, rounded once."""
+    wide = levels * scales.astype(np.float64)[:, None]
+    wide /= s
+    return wide.astype(np.float32)
+
+
+@final
+@dataclass(frozen=True)
+class Quantized:
+    """n samples on their grids: levels int32[n, size] in steps of B/(m−1), scales B float32[n]."""
+
+    levels: Array
+    scales: Array
+    m: int
+    scale: Literal["max", "l2"]
+
+    def samples(self) -> Array:
+        """float32[n, size]."""
+        s = self.m - 1
+        if self.scale == "l2":
+            return l2_values(self.levels, self.scales, s)
+        out = np.zeros(self.levels.shape, np.float32)
+        for scale, rows in self._batches():
+            codes = (self.levels[rows] + s).astype(np.uint32).reshape(-1)
+            out[rows] = quantize.from_levels(codes, scale, s).reshape(out[rows].shape)
+        return out
+
+    def on_grid(self, x: Array, m: int) -> Array:
+        """int32[n, size]: x rounded toward zero on these scales, with m levels."""
+        if self.scale == "l2":
+            return l2_levels(x, self.scales, m - 1)
+        out = np.zeros(x.shape, np.int32)
+        for scale, rows in self._batches():
+            codes = quantize.to_levels(x[rows].reshape(-1), scale, m - 1)
+            out[rows] = (codes.astype(np.int32) - np.int32(m - 1)).reshape(out[rows].shape)
+        return out
+
+    def _batches(self) -> Iterator[tuple[float, Array]]:
+        """(scale, bool[n]: the samples that have it), but for 0."""
+        for scale in np.unique(self.scales[self.scales > 0]):
+            yield float(scale), self.scales == scale
+
+    @property
+    def error_bound(self) -> float:
+        """B̄·√size/(m−1), B̄ the mean scale: what the mean of ‖z − z_Q‖₂ does not exceed (paper, (8))."""
+        mean = math.fsum(self.scales.tolist()) / max(1, len(self.scales))
+        return mean * math.sqrt(self.levels.shape[1]) / (self.m - 1)
+
+
+# ---- levels on the wire
+
+
+def pack_levels(
+    levels: Array,
+    shape: Sequence[int],
+    m: int,
+    unsigned: bool,
+    index: lattice.Index | None,
+    adapt: bool = True,
+) -> tuple[int, bytes]:
+    """(coding, bytes) of int32[k, size], the shortest; without `adapt` always the fixed-length code."""
+    if not levels.size:
+        return FIXED, b""
+    codes = (levels if unsigned else levels + np.int32(m - 1)).astype(np.uint32)
+    alphabet = _alphabet(m, unsigned)
+    if index is None:
+        best = FIXED, pack.pack_radix(codes.reshape(-1), alphabet)
+    else:
+        best = FIXED, lattice.pack_indices([index.rank(row) for row in levels], index.bits)
+    for coding in (ENTROPY, _FIRST_AXIS, _LAST_AXIS, _PLACES) if adapt else ():
+        channels = _channels(coding, shape)
+        if not channels or (channels > 1 and levels.size < _WORTH * channels):
+            continue
+        data = entropy.pack(_by_channel(codes, coding, channels), alphabet, _ends(levels.size, channels))
+        if len(data) < len(best[1]):
+            best = coding, data
+    return best
+
+
+def unpack_levels(
+    data: bytes,
+    k: int,
+    shape: Sequence[int],
+    m: int,
+    unsigned: bool,
+    index: lattice.Index | None,
+    coding: int,
+) -> Array:
+    """int32[k, size] of what `pack_levels` wrote. Raises CodecError for other bytes."""
+    size = math.prod(shape)
+    if not k * size:
+        if data:
+            raise CodecError(f"dataq: {len(data)} bytes of levels, expected none")
+        return np.zeros((k, size), np.int32)
+    if coding == FIXED and index is not None:
+        indices = lattice.unpack_indices(data, k, index.bits, index.count)
+        levels = np.stack([index.unrank(i) for i in indices]).astype(np.int32)
+        if np.abs(levels).max() >= m:
+            raise CodecError(f"dataq: a level is not below m = {m}")
+        return levels
+    alphabet = _alphabet(m, unsigned)
+    if coding == FIXED:
+        codes = pack.unpack_radix(data, k * size, alphabet)
+    else:
+        channels = _channels(coding, shape)
+        if not channels:
+            raise CodecError(f"dataq: coding {coding} is not one of samples of shape {list(shape)}")
+        codes = entropy.unpack(data, k * size, alphabet, _ends(k * size, channels))
+        if coding == _FIRST_AXIS:
+            codes = codes.reshape(channels, k, -1).swapaxes(0, 1)
+        else:
+            codes = codes.reshape(channels, -1).T
+    return codes.reshape(k, size).astype(np.int32) - np.int32(0 if unsigned else m - 1)
+
+
+def _alphabet(m: int, unsigned: bool) -> int:
+    return m if unsigned else 2 * m - 1
+
+
+def _channels(coding: int, shape: Sequence[int]) -> int:
+    """How many channels a coding cuts samples into; 0 where it does not exist."""
+    if coding == ENTROPY:
+        return 1
+    channels = {_FIRST_AXIS: shape[:-1][:1], _LAST_AXIS: shape[1:][-1:], _PLACES: (math.prod(shape),)}.get(
+        coding, ()
+    )
+    return next((c for c in channels if 1 < c <= (_MANY if coding == _PLACES else _FEW)), 0)
+
+
+def _by_channel(codes: Array, coding: int, channels: int) -> Array:
+    if coding == _FIRST_AXIS:
+        return codes.reshape(len(codes), channels, -1).swapaxes(0, 1).reshape(-1)
+    return codes.reshape(-1, channels).T.reshape(-1)
+
+
+def _ends(size: int, channels: int) -> list[int]:
+    return [size // channels * (i + 1) for i in range(channels)]
+
+
+# ---- the codec
 
 
 @final
 @dataclass(frozen=True)
 class DataQ(DataCodec):
-    """m levels a sign on the grid B·i/(m−1), B the batch's largest magnitude (scale: max).
+    """m levels a sign on the grid B·i/(m−1).
 
-    rate: at most log2(2m−1) bit a number, log2 m where no number is negative.
+    scale: "max", B is the batch's largest magnitude; at most log2(2m−1) bit a number, log2 m where none is
+    negative. "l2", B = ‖z‖₂ of each sample: few levels differ from 0, and a sample may take one short index.
+    code: "auto", the shortest of all codes; "simplex" (with l2), always the paper's index of ⌈log2 |S|⌉ bits.
     """
 
     name: ClassVar[str] = "dataq"
 
     m: Annotated[int, Field(ge=2, le=1 << 16)] = 8
-    scale: Literal["max"] = "max"
+    scale: Literal["max", "l2"] = "max"
     rounding: Annotated[Literal["floor", "nearest", "stochastic"], Field()] = field(
         default="floor", metadata=ENCODER_ONLY
     )
+    code: Literal["auto", "simplex"] = "auto"
+
+    def __post_init__(self) -> None:
+        if self.code == "simplex" and self.scale != "l2":
+            raise ValueError("dataq: code simplex numbers vectors of known l2 norm; set scale: l2")
+
+    def decode_levels(
+        self, payload: bytes, spec: DataSpec, key: Key, knobs: Knobs = NO_KNOBS
+    ) -> tuple[Quantized, Array]:
+        """(samples on their grids, labels) of a payload: for refinement and correction. Raises CodecError."""
+        return self._read(wire.unframe(payload, self.context(spec, key, knobs)), spec)
+
+    def _index(self, size: int, rounding: quantize.Rounding, unsigned: bool) -> lattice.Index | None:
+        if self.scale == "max" or size == 0:
+            return None
+        if self.code == "simplex":
+            return lattice.simplex(size, self.m, rounding)
+        return lattice.shortest(size, self.m, rounding, not unsigned)
 
     def _encode_body(self, x: Array, labels: Array, spec: DataSpec, key: Key, knobs: Knobs) -> bytes:
-        flat, s = x.reshape(-1), self.m - 1
-        unsigned = flat.size == 0 or bool(flat.min() >= 0)
-        scale = np.float32(scan.max_abs(flat))
-        if scale > 0:
-            codes = quantize.to_levels(flat, float(scale), s, self.rounding, key)
-            packed = pack.pack_radix(codes - s if unsigned else codes, self._alphabet(unsigned))
+        s = self.m - 1
+        if self.scale == "max":
+            mode, scales = 0, np.array([scan.max_abs(x.reshape(-1))], np.float32)
+            live = np.repeat(scales > 0, len(x))
+            levels = np.zeros(x.shape, np.int32)
+            if scales[0] > 0:
+                codes = quantize.to_levels(x.reshape(-1), float(scales[0]), s, self.rounding, key)
+                levels = codes.astype(np.int32).reshape(x.shape) - np.int32(s)
         else:
-            packed = b""
-        mode = _STORED | (_UNSIGNED if unsigned else 0)
-        head = bytes([mode]) + pack_count(len(x), spec.max_samples) + struct.pack("<f", scale)
-        return head + packed + pack_labels(labels, spec)
-
-    def _alphabet(self, unsigned: bool) -> int:
-        return self.m if unsigned else 2 * self.m - 1
+            mode = _ROUNDINGS.index(self.rounding) << 5
+            scales = np.array([l2_scale(row, self.name) for row in x], np.float32)
+            live = scales > 0
+            draws = rng.uniform(key, x.size).reshape(x.shape) if self.rounding == "stochastic" else None
+            levels = l2_levels(x, scales, s, self.rounding, draws)
+        adapt = self.code == "auto"
+        unsigned = adapt and bool(levels.min(initial=0) >= 0)
+        index = self._index(spec.size, self.rounding, unsigned)
+        coding, data = pack_levels(levels[live], spec.shape, self.m, unsigned, index, adapt)
+        mode |= coding | (UNSIGNED if unsigned else 0)
+        head = bytes([mode]) + pack_count(len(x), spec.max_samples) + pack_scales(list(scales))
+        return head + data + pack_labels(labels, spec)
 
     def _decode_body(self, data: bytes, spec: DataSpec, key: Key, knobs: Knobs) -> tuple[Array, Array]:
-        start = 1 + count_size(spec.max_samples) + 4
-        if len(data) < start:
-            raise CodecError(f"dataq: body of {len(data)} bytes, its head alone takes {start}")
+        quantized, labels = self._read(data, spec)
+        return quantized.samples(), labels
+
+    def _read(self, data: bytes, spec: DataSpec) -> tuple[Quantized, Array]:
+        at = 1 + count_size(spec.max_samples)
+        if len(data) < at:
+            raise CodecError(f"dataq: body of {len(data)} bytes, its head alone takes {at}")
         mode, n = data[0], unpack_count(data, 1, spec.max_samples, self.name)
-        if mode & ~_UNSIGNED != _STORED:
-            raise CodecError(f"dataq: mode {mode:#04x} is not known to this version")
-        scale = np.frombuffer(data, "<f4", 1, offset=start - 4)[0]
-        if not (np.isfinite(scale) and scale >= 0):
-            raise CodecError(f"dataq: scale {scale} is negative or not finite")
-        unsigned, s, size = bool(mode & _UNSIGNED), self.m - 1, n * spec.size
-        alphabet = self._alphabet(unsigned)
-        end = start + (pack.radix_size(size, alphabet) if scale > 0 else 0)
-        if len(data) != end + labels_size(n, spec):
+        coding, unsigned, rounding = mode & 0x0F, bool(mode & UNSIGNED), mode >> 5
+        fixed_only = self.code == "simplex" and (unsigned or coding != FIXED)
+        if coding > _PLACES or fixed_only or rounding >= (len(_ROUNDINGS) if self.scale == "l2" else 1):
             raise CodecError(
-                f"dataq: body of {len(data)} bytes, {n} samples take {end + labels_size(n, spec)}"
+                f"dataq: mode {mode:#04x} is not known to this version, or not of this configuration"
             )
-        x = np.zeros(size, np.float32)
-        if scale > 0:
-            codes = pack.unpack_radix(data[start:end], size, alphabet)
-            x = quantize.from_levels(codes + s if unsigned else codes, float(scale), s)
-        return x.reshape(n, spec.size), unpack_labels(data[end:], n, spec)
+        k = n if self.scale == "l2" else 1
+        scales = unpack_scales(data[at:], k, self.name)
+        at, end = at + 4 * k, len(data) - labels_size(n, spec)
+        if end < at:
+            raise CodecError(f"dataq: body of {len(data)} bytes is too short for {n} samples")
+        if self.scale == "max":
+            scales = np.repeat(scales, n)
+        live, levels = scales > 0, np.zeros((n, spec.size), np.int32)
+        index = self._index(spec.size, _ROUNDINGS[rounding], unsigned) if live.any() else None
+        levels[live] = unpack_levels(
+            data[at:end], int(live.sum()), spec.shape, self.m, unsigned, index, coding
+        )
+        return Quantized(levels, scales, self.m, self.scale), unpack_labels(data[end:], n, spec)

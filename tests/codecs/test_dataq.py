@@ -7,12 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedquant import registry, wire
+from fedquant.codecs import lattice
 from fedquant.codecs.data import DataSpec
 from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.labels import labels_size
-from fedquant.errors import CodecError
-from fedquant.kernels import rng
+from fedquant.errors import CodecError, ConfigError
+from fedquant.kernels import pack, rng
 from fedquant.keys import Key
+from fedquant.wire import NO_KNOBS
 
 KEY = Key(31)
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
@@ -21,6 +24,10 @@ QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 def batch(n: int, d: int, scale: float = 1.0) -> tuple[np.ndarray, np.ndarray, DataSpec]:
     x = (rng.uniform(KEY, n * d) * np.float32(2) - np.float32(1)) * np.float32(scale)
     return x.reshape(n, d), np.arange(n) % 7, DataSpec((d,), n, 7)
+
+
+def body(codec: DataQ, x: np.ndarray, y: np.ndarray, spec: DataSpec) -> bytes:
+    return wire.unframe(codec.encode(x, y, spec, KEY), codec.context(spec, KEY, NO_KNOBS))
 
 
 def through(codec: DataQ, x: np.ndarray, y: np.ndarray, spec: DataSpec) -> np.ndarray:
@@ -68,7 +75,16 @@ def test_payloads_are_as_short_as_promised(n: int, d: int, m: int) -> None:
     assert len(short) <= n * d * math.log2(m) / 8 * 1.008 + labels_size(n, spec) + 32
 
 
-@pytest.mark.parametrize("m", [2, 8, 16, 1000])
+@QUICK
+@given(st.integers(0, 60), st.integers(1, 300), st.integers(2, 512), st.integers(1, 9))
+def test_nothing_is_ever_longer_than_fixed_length_codes(n: int, d: int, m: int, power: int) -> None:
+    x, y, spec = batch(n, d)
+    x, fixed = x**power, 1 + 1 + 4 + labels_size(n, spec)
+    assert len(body(DataQ(m), x, y, spec)) <= fixed + pack.radix_size(n * d, 2 * m - 1)
+    assert len(body(DataQ(m), np.abs(x), y, spec)) <= fixed + pack.radix_size(n * d, m)
+
+
+@pytest.mark.parametrize("m", [3, 8, 16, 1000])
 def test_data_without_signs_use_half_the_alphabet(m: int) -> None:
     x, y, spec = batch(32, 50)
     unsigned = np.abs(x)
@@ -124,3 +140,188 @@ def test_labels_that_are_no_classes_are_refused() -> None:
         DataQ().encode(np.ones((1, 4), np.float32), np.array([0.5]), spec, KEY)
     with pytest.raises(CodecError, match="does not fit float16"):
         DataQ().encode(np.ones((1, 4), np.float32), np.array([1e9]), DataSpec((4,), 1, "float16"), KEY)
+
+
+# ---- the coding of levels
+
+
+def sparse(n: int, shape: tuple[int, ...], signed: bool = True) -> np.ndarray:
+    x = rng.uniform(KEY.fold(stream=1), n * math.prod(shape)) * np.float32(2) - np.float32(1)
+    return (x**9 if signed else np.abs(x) ** 9).reshape(n, *shape)
+
+
+@pytest.mark.parametrize("scale", ["max", "l2"])
+@pytest.mark.parametrize("signed", [True, False])
+def test_entropy_coding_is_taken_where_it_is_shorter(scale: str, signed: bool) -> None:
+    codec, spec = DataQ(8, scale=scale), DataSpec((500,), 40, 7)
+    x, y = sparse(40, (500,), signed), np.arange(40) % 7
+    data = body(codec, x, y, spec)
+    assert data[0] & 0x0F == 1
+    assert bool(data[0] & 0x10) is not signed
+    assert len(data) < 0.6 * pack.radix_size(40 * 500, 15 if signed else 8)
+    through(codec, x, y, spec)
+
+
+@pytest.mark.parametrize(("shape", "coding"), [((4, 150), 2), ((150, 4), 3), ((600,), 4), ((20, 30), 4)])
+def test_channels_that_differ_get_tables_of_their_own(shape: tuple[int, ...], coding: int) -> None:
+    n, spec, y = 128, DataSpec(shape, 128, 7), np.arange(128) % 7
+    x, _, _ = batch(n, 600)
+    x = x.reshape(n, *shape)
+    loud = rng.uniform(KEY.fold(stream=2), shape[0] if coding == 2 else shape[-1] if coding == 3 else 600)
+    gain = np.where(loud > np.median(loud), np.float32(1), np.float32(0.2))
+    x = x * (gain[:, np.newaxis] if coding == 2 else gain if coding == 3 else gain.reshape(shape))
+    data = body(DataQ(8), x, y, spec)
+    assert data[0] & 0x0F == coding
+    assert len(data) < 0.97 * len(body(DataQ(8), x.reshape(-1, 1)[: 128 * 600], np.zeros(0, int), flat(x)))
+    back = through(DataQ(8), x, y, spec)
+    assert np.abs(back - x).max() <= np.abs(x).max() / 7 * 1.00001
+
+
+def flat(x: np.ndarray) -> DataSpec:
+    """Single numbers as samples: one table for all."""
+    return DataSpec((1,), x.size, 0)
+
+
+@QUICK
+@given(
+    st.integers(0, 40),
+    st.sampled_from([(), (1,), (7,), (2, 3), (5, 1, 4)]),
+    st.sampled_from([2, 3, 8, 300, 65536]),
+    st.sampled_from(["max", "l2"]),
+    st.sampled_from(["floor", "nearest", "stochastic"]),
+    st.sampled_from([1e-30, 1.0, 1e30]),
+    st.booleans(),
+)
+def test_every_configuration_round_trips(
+    n: int, shape: tuple[int, ...], m: int, scale: str, rounding: str, size: float, signed: bool
+) -> None:
+    codec, spec = DataQ(m, scale, rounding), DataSpec(shape, 40, 7)
+    x = sparse(n, shape, signed) * np.float32(size)
+    x[::3] = 0
+    back = through(codec, x, np.arange(n) % 7, spec)
+    tops = np.abs(x).max(initial=0).astype(float)
+    if scale == "l2":
+        tops = np.sqrt((x.astype(float) ** 2).reshape(n, math.prod(shape)).sum(axis=1))
+        tops = tops.reshape(n, *[1] * len(shape))
+    assert (np.abs(back.astype(float) - x) <= tops * (1 / (m - 1) + 2.0**-21)).all()
+    assert (np.sign(back) * np.sign(x) >= 0).all()
+
+
+# ---- scale l2
+
+
+def test_known_values_of_l2() -> None:
+    x = np.array([[3.0, -4.0], [0.0, 0.0], [0.0, 2.0]], np.float32)
+    y, spec = np.array([1, 2, 3]), DataSpec((2,), 3, 7)
+    assert through(DataQ(6, "l2"), x, y, spec).tolist() == [[3.0, -4.0], [0.0, 0.0], [0.0, 2.0]]
+    assert through(DataQ(3, "l2"), x, y, spec).tolist() == [[2.5, -2.5], [0.0, 0.0], [0.0, 2.0]]
+    data = body(DataQ(3, "l2"), x, y, spec)
+    # 13 vectors with a² + b² ≤ 4: 4 bits each of the two samples that are not zero; then 9 bits of labels
+    assert len(data) == 1 + 1 + 12 + 1 + 2
+    assert np.frombuffer(data, "<f4", 3, 2).tolist() == [5.0, 0.0, 2.0]
+
+
+@QUICK
+@given(st.integers(1, 40), st.integers(2, 60), st.sampled_from(["floor", "nearest", "stochastic"]))
+def test_a_decoder_of_l2_learns_the_rounding_from_the_payload(d: int, m: int, rounding: str) -> None:
+    x, y, spec = batch(9, d)
+    payload = DataQ(m, "l2", rounding).encode(x, y, spec, KEY)
+    back, _ = DataQ(m, "l2").decode(payload, spec, KEY)
+    assert np.array_equal(back, through(DataQ(m, "l2", rounding), x, y, spec))
+    with pytest.raises(CodecError, match="checksum differs"):
+        DataQ(m).decode(payload, spec, KEY)
+
+
+@QUICK
+@given(st.integers(1, 200), st.integers(2, 12))
+def test_indices_are_never_longer_than_those_of_s(d: int, m: int) -> None:
+    x, y, spec = batch(20, d)
+    simplex = DataQ(m, "l2", code="simplex")
+    assert len(body(DataQ(m, "l2"), x, y, spec)) <= len(body(simplex, x, y, spec))
+    assert np.array_equal(through(DataQ(m, "l2"), x, y, spec), through(simplex, x, y, spec))
+
+
+@pytest.mark.parametrize("m", [2, 8, 65536])
+def test_l2_of_denormal_numbers(m: int) -> None:
+    x = sparse(5, (6,)) * np.float32(1e-43)
+    back = through(DataQ(m, "l2"), x, np.zeros(5, int), DataSpec((6,), 5, 1)).astype(float)
+    norms = np.linalg.norm(x.astype(float), axis=1, keepdims=True)
+    assert (norms > 0).any()
+    # the norm is rounded up and the result to nearest, both to a multiple of 2**-149
+    assert (np.abs(back - x) <= (norms + 2.0**-149) / (m - 1) + 2.0**-150).all()
+
+
+def test_norms_that_do_not_fit_are_refused() -> None:
+    x = np.full((1, 4), np.finfo(np.float32).max, np.float32)
+    with pytest.raises(CodecError, match="does not fit float32; scale by the largest magnitude"):
+        DataQ(8, "l2").encode(x, np.zeros(1, int), DataSpec((4,), 1, 2), KEY)
+    x[0, 1:] = 0
+    assert through(DataQ(8, "l2"), x, np.zeros(1, int), DataSpec((4,), 1, 2)).tolist() == x.tolist()
+
+
+def test_stochastic_rounding_by_l2_is_unbiased() -> None:
+    n = 20000
+    x = np.tile(np.array([0.6, -0.8], np.float32), (n, 1))
+    back = through(DataQ(3, "l2", "stochastic"), x, np.zeros(n, int), DataSpec((2,), n, 1))
+    # levels are ½ apart: sd at most ¼; 5 sigma of the mean
+    assert (np.abs(back.astype(float).mean(axis=0) - [0.6, -0.8]) < 5 * 0.25 / math.sqrt(n)).all()
+
+
+def test_levels_come_back_with_their_scales() -> None:
+    x, y, spec = batch(12, 30)
+    for codec in (DataQ(5), DataQ(9, "l2"), DataQ(9, "l2", "stochastic")):
+        payload = codec.encode(x, y, spec, KEY)
+        held, labels = codec.decode_levels(payload, spec, KEY)
+        assert labels.tolist() == y.tolist()
+        assert np.array_equal(held.samples(), codec.decode(payload, spec, KEY)[0])
+        assert np.abs(held.levels).max() <= codec.m - 1
+        if codec.rounding == "floor":
+            errors = np.linalg.norm(held.samples().astype(float) - x, axis=1)
+            assert errors.mean() <= held.error_bound
+    norms = np.linalg.norm(x.astype(float), axis=1)
+    assert (held.scales >= norms).all()
+    assert (held.scales <= norms * (1 + 2.0**-22)).all()
+
+
+def test_simplex_needs_l2() -> None:
+    with pytest.raises(ConfigError, match="numbers vectors of known l2 norm; set scale: l2"):
+        registry.create("data_codec", {"name": "dataq", "code": "simplex"})
+
+
+def test_simplex_refuses_what_would_take_minutes() -> None:
+    spec = DataSpec((3072,), 2, 0)
+    with pytest.raises(CodecError, match="too long for d=3072 and m=65536; use code: auto"):
+        DataQ(65536, "l2", code="simplex").encode(np.ones((2, 3072), np.float32), np.zeros(0, int), spec, KEY)
+
+
+@pytest.mark.parametrize(
+    ("codec", "at", "value", "message"),
+    [
+        (DataQ(8), 0, 5, "mode 0x05 is not known"),
+        (DataQ(8), 0, 0x20, "mode 0x20 is not known"),
+        (DataQ(8, "l2"), 0, 0x60, "mode 0x60 is not known"),
+        (DataQ(8, "l2"), 0, 0x80, "mode 0x80 is not known"),
+        (DataQ(8, "l2", code="simplex"), 0, 1, "mode 0x01 is not known"),
+        (DataQ(8), 0, 2, "coding 2 is not one of samples of shape"),
+        (DataQ(8), 1, 10, "above 9"),
+        (DataQ(8, "l2"), 1, 8, "bytes"),
+        (DataQ(8), 5, 0xFF, "not finite"),
+    ],
+)
+def test_bad_bodies_are_refused(codec: DataQ, at: int, value: int, message: str) -> None:
+    x, y, spec = batch(9, 4)
+    bad = bytearray(body(codec, x, y, spec))
+    bad[at] = value
+    if value == 0xFF:
+        bad[at - 1] = 0xFF
+    with pytest.raises(CodecError, match=message):
+        codec.decode(wire.frame(bytes(bad), codec.context(spec, KEY, NO_KNOBS)), spec, KEY)
+
+
+def test_levels_out_of_range_are_refused() -> None:
+    codec, spec = DataQ(3, "l2", code="simplex"), DataSpec((3,), 1, 0)
+    index = lattice.simplex(3, 3, "floor")
+    beyond = index.rank(np.array([4, 0, 0]))  # in S, but only up to 2 is a level
+    data = bytes([0, 1]) + np.float32(1).tobytes() + lattice.pack_indices([beyond], index.bits)
+    with pytest.raises(CodecError, match="not below m = 3"):
+        codec.decode(wire.frame(data, codec.context(spec, KEY, NO_KNOBS)), spec, KEY)

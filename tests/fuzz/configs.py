@@ -121,7 +121,7 @@ def _ends(number: type, metadata: tuple[Any, ...]) -> Iterator[Any]:
     low, high = limit.get("ge", limit.get("gt")), limit.get("le", limit.get("lt"))
     if number is float:  # an open end is no useful setting; what lies between is
         yield from (limit[k] for k in ("ge", "le") if k in limit)
-        yield (low or 0.0) + 4.0 if high is None else ((low or 0.0) + high) / 2
+        yield (low or 0.0) + 64.0 if high is None else ((low or 0.0) + high) / 2
     elif low is not None:
         low += "gt" in limit
         yield from [low + 6] if high is None else [low, high - ("lt" in limit)]

@@ -1,0 +1,1 @@
+"""The papers' experiments, with each claim beside what was measured."""

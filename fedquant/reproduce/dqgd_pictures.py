@@ -1,0 +1,118 @@
+"""Pictures of `dqgd`: measured rates as circles, what theory promises as lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from fedquant.differential import rates
+from fedquant.differential.methods import METHODS
+from fedquant.differential.sweep import Point
+from fedquant.errors import ConfigError
+
+STYLES: Final = {
+    "gd": ("black", "GD, unquantized"),
+    "nq-gd": ("tab:orange", "NQ-GD"),
+    "dq-gd": ("tab:blue", "DQ-GD"),
+    "agd": ("tab:olive", "AGD, unquantized"),
+    "dq-agd": ("tab:green", "DQ-AGD"),
+    "hb": ("tab:pink", "HB, unquantized"),
+    "dq-hb": ("tab:red", "DQ-HB"),
+}
+"""Colour and label of each method."""
+
+
+def pyplot() -> Any:
+    """matplotlib.pyplot without a screen, writing the same file for the same picture. Raises ConfigError."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise ConfigError("pictures need matplotlib: pip install 'fedquant[report]'") from None
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "fedquant"
+    return plt
+
+
+def rates_against_bits(path: Path, panels: Sequence[tuple[str, int, float, Sequence[Point]]]) -> None:
+    """One panel a (title, n, κ, points): mean rates, 5–95 % of the instances, and the theory for √n·2^−R.
+
+    Writes path.svg and path.png.
+    """
+    plt = pyplot()
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False
+    )
+    for axes, (title, n, kappa, points) in zip(row[0], panels, strict=True):
+        methods = list(dict.fromkeys(p.method for p in points))
+        ends = [p.bits for p in points if p.quantizer]
+        grid = np.linspace(min(ends), max(ends), 400)
+        for name in methods:
+            own, (colour, label) = [p for p in points if p.method == name], STYLES[name]
+            promise = [min(1, rates.promised(name, kappa, math.sqrt(n) * 2.0**-bits)) for bits in grid]
+            exact = METHODS[name][1] == "exact"
+            axes.plot(grid, promise, color=colour, linewidth=1, linestyle="--" if exact else "-")
+            marks = [(bits, p) for p in own for bits in (sorted(set(ends)) if exact else [p.bits])]
+            _circles(axes, marks, colour, label)
+            if METHODS[name][1] == "differential" and METHODS[name][0] != "none":
+                for q in (rates.lossless(name, kappa), rates.linear(name, kappa)):
+                    axes.axvline(rates.cube_bits(n, q), color=colour, linewidth=0.8, linestyle=":")
+        if "dq-gd" in methods:
+            axes.plot(grid, [rates.converse(kappa, b) for b in grid], "k:", linewidth=1, label="converse")
+        _finish(axes, title)
+    _save(figure, path)
+
+
+def cube_against_ball(path: Path, panels: Sequence[tuple[str, int, float, Sequence[Point]]]) -> None:
+    """One panel a (title, n, κ, points): DQ-GD with both quantizers. Writes path.svg and path.png."""
+    plt = pyplot()
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False
+    )
+    for axes, (title, _, kappa, points) in zip(row[0], panels, strict=True):
+        for kind, colour in (("cube", "tab:blue"), ("ball", "tab:purple")):
+            own = [p for p in points if p.quantizer == kind]
+            axes.plot([p.bits for p in own], [min(1, p.promised) for p in own], color=colour, linewidth=1)
+            _circles(axes, [(p.bits, p) for p in own], colour, f"DQ-GD, {kind}")
+        ends = [p.bits for p in points if p.quantizer]
+        grid = np.linspace(min(ends), max(ends), 400)
+        axes.plot(grid, [rates.converse(kappa, bits) for bits in grid], "k:", linewidth=1, label="converse")
+        _finish(axes, title)
+    _save(figure, path)
+
+
+def _circles(axes: Any, marks: Sequence[tuple[float, Point]], colour: str, label: str) -> None:
+    x, y = [bits for bits, _ in marks], [p.rate for _, p in marks]
+    spread = [[p.rate - p.low for _, p in marks], [p.high - p.rate for _, p in marks]]
+    # A skewed distribution may have its mean outside the quantiles.
+    axes.errorbar(
+        x,
+        y,
+        np.maximum(spread, 0),
+        fmt="o",
+        markersize=4,
+        markerfacecolor="none",
+        color=colour,
+        linewidth=0.7,
+        label=label,
+    )
+
+
+def _finish(axes: Any, title: str) -> None:
+    axes.set_xlabel("R, bit/coordinate")
+    axes.set_ylabel("rate of convergence, clipped at 1")
+    axes.set_title(title, fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def _save(figure: Any, path: Path) -> None:
+    for suffix in (".svg", ".png"):
+        target = path.with_suffix(suffix)
+        figure.savefig(target, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
+    pyplot().close(figure)
