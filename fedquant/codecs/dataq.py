@@ -142,7 +142,7 @@ def pack_levels(
     """(coding, bytes) of int32[k, size], the shortest; without `adapt` always the fixed-length code."""
     if not levels.size:
         return FIXED, b""
-    codes = (levels if unsigned else levels + np.int32(m - 1)).astype(np.uint32)
+    codes = (levels if unsigned else levels + np.int32(m - 1)).astype(quantize.code_type(m - 1))
     alphabet = _alphabet(m, unsigned)
     if index is None:
         best = FIXED, pack.pack_radix(codes.reshape(-1), alphabet)

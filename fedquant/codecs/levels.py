@@ -52,7 +52,7 @@ def decode_groups(data: bytes, size: int, cuts: Cuts, s: int, name: str, bits: i
 
 def encode_coded(x: Array, spec: Spec, cuts: Cuts, scales: Sequence[np.float32], s: int, key: Key) -> bytes:
     """The entropy-coded body of x: float32[size]."""
-    codes = np.full(spec.size, s, np.uint8 if 2 * s < 256 else np.uint32)
+    codes = np.full(spec.size, s, quantize.code_type(s))
     for (start, stop), scale in zip(cuts, scales, strict=True):
         if scale > 0:
             codes[start:stop] = quantize.to_levels(x[start:stop], float(scale), s, "stochastic", key, start)

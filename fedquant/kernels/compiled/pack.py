@@ -125,11 +125,12 @@ def pack_radix(codes: Codes, levels: int) -> bytes:
     return out.tobytes()
 
 
-def unpack_radix(data: bytes, n: int, levels: int) -> npt.NDArray[np.uint32]:
-    """uint32[n]; raises CodecError for a wrong length or a group that no digits give."""
+def unpack_radix(data: bytes, n: int, levels: int) -> Codes:
+    """uint8[n] (uint32 for over 256 levels); raises CodecError for a wrong length or what no digits give."""
     if levels < 2 or len(data) != radix_size(n, levels):
         return reference.unpack_radix(data, n, levels)  # raises, or there is nothing to unpack
-    raw, out = _raw(data), np.empty(n, u32)
+    raw = _raw(data)
+    out: Codes = np.empty(n, u8 if levels <= 256 else u32)
     words = _words(raw)
     plan = radix.plan(levels)
     digits, width = plan.digits, plan.width

@@ -9,10 +9,27 @@ import numpy.typing as npt
 
 from fedquant.kernels.compiled.jit import inlined, kernel, spread
 from fedquant.kernels.compiled.rng import halves, unit
-from fedquant.kernels.reference.quantize import F32, FLOOR_GAIN, Codes, Rounding, reciprocal_step, step
+from fedquant.kernels.reference.quantize import (
+    F32,
+    FLOOR_GAIN,
+    Codes,
+    Rounding,
+    code_type,
+    reciprocal_step,
+    step,
+)
 from fedquant.keys import Key
 
-__all__ = ["FLOOR_GAIN", "Codes", "Rounding", "from_levels", "reciprocal_step", "step", "to_levels"]
+__all__ = [
+    "FLOOR_GAIN",
+    "Codes",
+    "Rounding",
+    "code_type",
+    "from_levels",
+    "reciprocal_step",
+    "step",
+    "to_levels",
+]
 
 f32, i32, u32 = np.float32, np.int32, np.uint32
 
@@ -86,12 +103,13 @@ def to_levels(
     key: Key | None = None,
     offset: int = 0,
 ) -> Codes:
-    """Codes uint32[n] in [0, 2s] of x: float32[n] on the grid scale·{−s…s}/s; scale > 0.
+    """Codes `code_type(s)`[n] in [0, 2s] of x: float32[n] on the grid scale·{−s…s}/s; scale > 0.
 
     floor is toward zero; stochastic is unbiased and takes draws offset … offset+n−1 of `key`.
     """
     known = grid(scale, s, rounding, key, x.size, offset)
-    x, out = np.ascontiguousarray(x), np.empty(x.size, u32)
+    x = np.ascontiguousarray(x)
+    out: Codes = np.empty(x.size, code_type(s))
     spread(lambda a, b: _to_levels(x[a:b], out[a:b], offset + a, *known), x.size)
     return out
 

@@ -149,14 +149,14 @@ def _to_limbs(digits: Codes, levels: int, width: int) -> Bytes:
     return words.view(np.uint8).reshape(rows, 4 * len(limbs))[:, :width]
 
 
-def unpack_radix(data: bytes, n: int, levels: int) -> npt.NDArray[np.uint32]:
-    """uint32[n]; raises CodecError for a wrong length or a group that no digits give."""
+def unpack_radix(data: bytes, n: int, levels: int) -> Codes:
+    """uint8[n] (uint32 for over 256 levels); raises CodecError for a wrong length or what no digits give."""
     if len(data) != radix_size(n, levels):
         raise CodecError(
             f"radix codes: {len(data)} bytes, expected {radix_size(n, levels)} for {n} of {levels} levels"
         )
     if levels < 2:
-        return np.zeros(n, np.uint32)
+        return np.zeros(n, np.uint8)
     k, width = radix_group(levels)
     groups = n // k
     raw = np.frombuffer(data, np.uint8)
@@ -166,7 +166,8 @@ def unpack_radix(data: bytes, n: int, levels: int) -> npt.NDArray[np.uint32]:
     last = _from_limbs(rest.reshape(1, rest.size), levels, tail)
     planar = groups - groups % LANES
     blocks = head[:planar].reshape(-1, LANES, k).transpose(0, 2, 1)
-    return np.concatenate([blocks.reshape(-1), head[planar:].reshape(-1), last.reshape(-1)])
+    codes = np.concatenate([blocks.reshape(-1), head[planar:].reshape(-1), last.reshape(-1)])
+    return codes.astype(np.uint8) if levels <= 256 else codes
 
 
 def _from_limbs(rows: Bytes, levels: int, k: int) -> npt.NDArray[np.uint32]:

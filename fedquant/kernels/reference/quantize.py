@@ -11,7 +11,7 @@ from fedquant.kernels.reference import rng
 from fedquant.keys import Key
 
 Rounding = Literal["floor", "nearest", "stochastic"]
-Codes = npt.NDArray[np.uint32]
+Codes = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 
 _CHUNK = 1 << 14
@@ -20,6 +20,11 @@ _LIFT = np.float32(2.0**100)
 _MAX = float(np.finfo(np.float32).max)
 # Three roundings (2⁻²⁴ each) lie between a grid point and its level; `floor` may cost none its level.
 FLOOR_GAIN: Final = np.float32(1 + 2.0**-22)
+
+
+def code_type(s: int) -> type[np.uint8] | type[np.uint32]:
+    """What codes in [0, 2s] are kept in."""
+    return np.uint8 if 2 * s < 256 else np.uint32
 
 
 def reciprocal_step(scale: float, s: int) -> tuple[np.float32, np.float32]:
@@ -44,13 +49,13 @@ def to_levels(
     key: Key | None = None,
     offset: int = 0,
 ) -> Codes:
-    """Codes uint32[n] in [0, 2s] of x: float32[n] on the grid scale·{−s…s}/s; scale > 0.
+    """Codes `code_type(s)`[n] in [0, 2s] of x: float32[n] on the grid scale·{−s…s}/s; scale > 0.
 
     floor is toward zero; stochastic is unbiased and takes draws offset … offset+n−1 of `key`.
     """
     if rounding == "stochastic" and key is None:
         raise ValueError("to_levels: stochastic rounding needs a key")
-    out = np.empty(x.size, np.uint32)
+    out: Codes = np.empty(x.size, code_type(s))
     lift, inv = reciprocal_step(scale, s)
     for start in range(0, x.size, _CHUNK):
         z = x[start : start + _CHUNK] * lift
