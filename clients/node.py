@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from clients.model import hear
 from clients.state import NodeState
+from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
 from fedquant.errors import CodecError, ConfigError
 from fedquant.keys import Purpose
@@ -16,9 +18,13 @@ from fedquant.message import Hello, Reply, Request
 from fedquant.plan import make_plan
 from fedquant.scenario.schema import DataUplink, DeltaUplink, Scenario
 from fedquant.tasks import learn
+from fedquant.tasks.base import Dataset
 from fedquant.wire import NO_KNOBS
 
+log = logging.getLogger("fedquant")
+
 _SENT = "sent"
+_SEEN = "lipschitz"
 
 
 class Node:
@@ -71,19 +77,19 @@ class Node:
         """Whether the sensors do; a node may have to know the model besides."""
         uplink = self.scenario.uplink
         if isinstance(uplink, DataUplink):
-            return uplink.cache
+            return uplink.cache or (uplink.grad_corr is not None and uplink.grad_corr.lipschitz is None)
         return bool(uplink.codec.state_spec(self.plan.model_spec))
 
     def _settle(self, state: NodeState, sensor: int, delivered: bool | None) -> None:
         uplink, plan = self.scenario.uplink, self.plan
         if isinstance(uplink, DataUplink):
             if sensor not in state.arrays:
-                state.arrays[sensor] = {_SENT: np.zeros(plan.federation.sizes[sensor], np.uint32)}
+                size = plan.federation.sizes[sensor]
+                state.arrays[sensor] = {_SENT: np.zeros(size, np.uint32), _SEEN: np.zeros(1)}
             if delivered is False:
                 sent = state.arrays[sensor][_SENT]
-                state.arrays[sensor] = {
-                    _SENT: np.where(sent == state.pending[sensor], 0, sent).astype(np.uint32)
-                }
+                taken_back = np.where(sent == state.pending[sensor], 0, sent).astype(np.uint32)
+                state.arrays[sensor] = {**state.arrays[sensor], _SENT: taken_back}
             return
         if sensor not in state.arrays:
             state.arrays[sensor] = uplink.codec.init(plan.model_spec)
@@ -95,7 +101,7 @@ class Node:
     ) -> tuple[bytes, ...]:
         uplink = self.scenario.uplink
         if isinstance(uplink, DataUplink):
-            return (self._data(uplink, request, sensor, model, state),)
+            return self._data(uplink, request, sensor, model, state)
         if model is None:
             raise CodecError(f"request of round {request.round} carries no model, {uplink.kind} needs one")
         return self._vector(request, sensor, model, state)
@@ -133,14 +139,14 @@ class Node:
 
     def _data(
         self, uplink: DataUplink, request: Request, sensor: int, model: Any, state: NodeState | None
-    ) -> bytes:
-        plan = self.plan
+    ) -> tuple[bytes, ...]:
+        plan, nothing = self.plan, (b"",) * len(self.plan.slots)
         drawn = plan.batch(sensor, request.round)
-        if state is not None:
+        if state is not None and uplink.cache:
             drawn = drawn[state.arrays[sensor][_SENT][drawn] == 0]
         data = plan.samples(sensor, drawn)
         if not len(data):
-            return b""
+            return nothing
         knobs = request.knobs.get("selection", NO_KNOBS)
         losses = None
         if uplink.selection.needs_losses(knobs):
@@ -150,13 +156,61 @@ class Node:
         key = plan.up(request.round, sensor, Purpose.SELECTION)
         kept = np.flatnonzero(uplink.selection.keep(losses, len(data), knobs, key))
         if not len(kept):
-            return b""
-        if state is not None:
+            return nothing
+        if state is not None and uplink.cache:
             sent = state.arrays[sensor][_SENT].copy()
             sent[drawn[kept]] = request.round
-            state.arrays[sensor] = {_SENT: sent}
+            state.arrays[sensor] = {**state.arrays[sensor], _SENT: sent}
         chosen = data.take(kept)
         key = plan.up(request.round, sensor, Purpose.DATA)
-        return uplink.codec.encode(
+        payload = uplink.codec.encode(
             chosen.x, chosen.y, plan.data_spec, key, request.knobs.get("codec", NO_KNOBS)
         )
+        if uplink.grad_corr is None:
+            return (payload,)
+        return payload, self._correction(uplink, request, sensor, model, state, chosen, payload)
+
+    def _correction(
+        self,
+        uplink: DataUplink,
+        request: Request,
+        sensor: int,
+        model: Any,
+        state: NodeState | None,
+        data: Dataset,
+        payload: bytes,
+    ) -> bytes:
+        """One bit about what quantization did to the gradient of the samples sent."""
+        assert uplink.grad_corr is not None
+        assert isinstance(uplink.codec, DataQ)
+        if model is None:
+            raise CodecError(f"request of round {request.round} carries no model, grad_corr needs one")
+        plan, codec_knobs = self.plan, request.knobs.get("codec", NO_KNOBS)
+        key = plan.up(request.round, sensor, Purpose.DATA)
+        held, _ = uplink.codec.decode_levels(payload, plan.data_spec, key, codec_knobs)
+        coarse = held.samples().reshape(data.x.shape)
+        buffers = learn.get_buffers(model)
+        delta = learn.gradient(model, plan.task, data)[0]
+        delta -= learn.gradient(model, plan.task, Dataset(coarse, data.y))[0]
+        learn.set_buffers(model, buffers)
+        lost = (data.x - coarse).reshape(len(data), -1).astype(np.float64)
+        correction = uplink.grad_corr.encode(
+            delta,
+            plan.model_spec,
+            plan.up(request.round, sensor, Purpose.CORRECTION),
+            held.error_bound,
+            float(np.sqrt((lost * lost).sum(axis=1)).mean()),
+            float(state.arrays[sensor][_SEEN][0]) if state is not None else 0.0,
+        )
+        if correction.clipped:
+            log.warning(
+                "sensor %d, round %d: %d of %d gradient errors exceed C_z = %g and are clipped",
+                sensor,
+                request.round,
+                correction.clipped,
+                len(delta),
+                correction.lipschitz,
+            )
+        if state is not None:
+            state.arrays[sensor] = {**state.arrays[sensor], _SEEN: np.array([correction.lipschitz])}
+        return correction.payload

@@ -30,8 +30,9 @@ class Plan:
     @cached_property
     def slots(self) -> tuple[Purpose, ...]:
         """What a sensor's reply holds, in order."""
-        if isinstance(self.scenario.uplink, DataUplink):
-            return (Purpose.DATA,)
+        uplink = self.scenario.uplink
+        if isinstance(uplink, DataUplink):
+            return (Purpose.DATA, *([Purpose.CORRECTION] if uplink.grad_corr else []))
         return (Purpose.GRADIENT, *([Purpose.BUFFERS] if self.buffer_spec.size else []))
 
     @cached_property

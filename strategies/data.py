@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fedquant.codecs.dataq import DataQ
 from fedquant.errors import CodecError
 from fedquant.kernels import rng
 from fedquant.keys import Purpose
@@ -35,12 +36,12 @@ class DataStrategy(UplinkStrategy):
         return {"selection": knobs}
 
     def needs_model(self, knobs: dict[str, Knobs]) -> bool:
-        """Only where nodes choose by their losses."""
-        return self.uplink.selection.needs_losses(knobs["selection"])
+        """Only where nodes choose by their losses, or correct gradients."""
+        return self.uplink.selection.needs_losses(knobs["selection"]) or self.uplink.grad_corr is not None
 
     def learn(self, inbox: Inbox, knobs: dict[str, Knobs]) -> tuple[dict[str, Any], dict[int, int]]:
         """One gradient over all samples at once, new ones first; losses are taken before the step."""
-        arrived = self._decode(inbox, knobs.get("codec", {}))
+        arrived, corrections = self._decode(inbox, knobs.get("codec", {}))
         new = _join(list(arrived.values()))
         drawn = sum(len(self.plan.batch(s, inbox.round)) for s in inbox.payloads)
         replayed = self._replay(inbox.round) if self.uplink.cache else None
@@ -50,7 +51,10 @@ class DataStrategy(UplinkStrategy):
         if batch is None:
             return {**fields, "step": False}, counts
         by_batch = not self.uplink.cache and self.uplink.normalize != "sent"
-        gradient, losses = self.trainer.gradient(batch, drawn if by_batch else len(batch))
+        normalizer = drawn if by_batch else len(batch)
+        gradient, losses = self.trainer.gradient(batch, normalizer)
+        for sensor, (i, value) in corrections.items():
+            gradient[i] += np.float32(value * counts[sensor] / normalizer)
         if new is not None:
             self.memory = self.uplink.selection.observe(self.memory, losses[: len(new)])
             if self.uplink.cache:
@@ -58,17 +62,26 @@ class DataStrategy(UplinkStrategy):
         self.trainer.step(gradient)
         return {**fields, "step": True, "train_loss": float(np.mean(losses, dtype=np.float64))}, counts
 
-    def _decode(self, inbox: Inbox, knobs: Knobs) -> dict[int, Dataset]:
-        out = {}
+    def _decode(self, inbox: Inbox, knobs: Knobs) -> tuple[dict[int, Dataset], dict[int, tuple[int, float]]]:
+        """(samples, (coordinate, correction)) by sensor."""
+        plan, codec, corr = self.plan, self.uplink.codec, self.uplink.grad_corr
+        samples, corrections = {}, {}
         for sensor in inbox.speaking():
-            key = self.plan.up(inbox.round, sensor, Purpose.DATA)
+            payload, key = inbox.payloads[sensor], plan.up(inbox.round, sensor, Purpose.DATA)
             try:
-                x, y = self.uplink.codec.decode(inbox.payloads[sensor][0], self.plan.data_spec, key, knobs)
+                if corr is None:
+                    x, y = codec.decode(payload[0], plan.data_spec, key, knobs)
+                else:
+                    assert isinstance(codec, DataQ)
+                    held, y = codec.decode_levels(payload[0], plan.data_spec, key, knobs)
+                    x = held.samples().reshape(-1, *plan.data_spec.shape)
+                    key = plan.up(inbox.round, sensor, Purpose.CORRECTION)
+                    corrections[sensor] = corr.decode(payload[1], plan.model_spec, key, held.error_bound)
             except CodecError as error:
                 inbox.refuse(sensor, error)
             else:
-                out[sensor] = Dataset(x, y)
-        return out
+                samples[sensor] = Dataset(x, y)
+        return samples, corrections
 
     def _replay(self, round: int) -> Dataset | None:
         kept = _join(self.kept)

@@ -12,7 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from fedquant import registry
 from fedquant.codecs.base import Codec, Spec
 from fedquant.codecs.data import DataCodec
+from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
+from fedquant.codecs.gradcorr import GradCorr
 from fedquant.errors import ConfigError, suggest
 from fedquant.keys import Key
 from fedquant.selection.base import Selection
@@ -72,6 +74,8 @@ class DataUplink(Section):
     normalize: divide by the samples drawn ("batch": unsent ones count as zero gradient, the default) or
     by the "sent" ones. cache: a sample travels at most once, and each step also takes `replay` samples
     that the server has kept (default: as many as the sensors of a round draw), divided by their number.
+    grad_corr: each payload comes with a bit that corrects the gradient's error without bias; nodes then
+    need the model and compute two gradients. For models of some hundred parameters, see `GradCorr`.
     """
 
     kind: Literal["data"]
@@ -80,6 +84,7 @@ class DataUplink(Section):
     normalize: Literal["batch", "sent"] | None = None
     cache: bool = False
     replay: Annotated[int, Field(ge=1)] | None = None
+    grad_corr: GradCorr | None = None
 
     @model_validator(mode="after")
     def _cache_or_not(self) -> DataUplink:
@@ -87,6 +92,8 @@ class DataUplink(Section):
             raise ConfigError("normalize: batch has no meaning with cache: true; remove it or write sent")
         if self.replay is not None and not self.cache:
             raise ConfigError("replay needs cache: true, the server keeps no samples without it")
+        if self.grad_corr is not None and not isinstance(self.codec, DataQ):
+            raise ConfigError(f"grad_corr corrects what dataq lost; codec {self.codec.name} has no levels")
         return self
 
 

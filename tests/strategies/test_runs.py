@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedquant
-from fedquant.errors import EngineError
+from fedquant.errors import ConfigError, EngineError
 from fedquant.message import Reply
 from fedquant.plan import make_plan
 from fedquant.scenario import load
@@ -19,7 +19,8 @@ GRADIENT = {"kind": "gradient", "codec": "qsgd"}
 DELTA = {"kind": "delta", "codec": "qsgd", "local_steps": 2, "local_lr": 0.05}
 DATA = {"kind": "data", "codec": "dataq", "selection": "relative"}
 CACHE = {**DATA, "cache": True}
-UPLINKS = {"gradient": GRADIENT, "delta": DELTA, "data": DATA, "cache": CACHE}
+CORRECTED = {"kind": "data", "codec": {"name": "dataq", "m": 64}, "grad_corr": {"lipschitz": 1e-6}}
+UPLINKS = {"corrected": CORRECTED, "gradient": GRADIENT, "delta": DELTA, "data": DATA, "cache": CACHE}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -92,6 +93,26 @@ def test_batch_statistics_travel_and_are_counted(tmp_path: Path) -> None:
     assert plan.buffer_spec.size > 0
     each = 4 * plan.model_spec.size + 5 + 4 * plan.buffer_spec.size + 5
     assert result.rounds[0]["uplink_bytes"] == 16 * each
+
+
+def test_a_correction_is_one_bit_a_batch(tmp_path: Path) -> None:
+    plain = {key: value for key, value in CORRECTED.items() if key != "grad_corr"}
+    without = fedquant.run("wearables", {**QUICK, "uplink": plain}, out=tmp_path / "a")
+    shared = fedquant.run("wearables", {**QUICK, "uplink": CORRECTED}, out=tmp_path / "b")
+    estimated = {**plain, "grad_corr": {"index": "sent"}}
+    sent = fedquant.run("wearables", {**QUICK, "uplink": estimated}, out=tmp_path / "c")
+    rows = list(zip(without.rounds, shared.rounds, sent.rounds, strict=True))
+    assert [b["uplink_bytes"] - a["uplink_bytes"] for a, b, _ in rows] == [16 * (5 + 1)] * 3
+    # 18 bits name one of 210,183 coordinates; the estimated C_z is a float32
+    assert [c["uplink_bytes"] - a["uplink_bytes"] for a, _, c in rows] == [16 * (5 + 4 + 3)] * 3
+    assert without.downlink_bytes == 0 < shared.downlink_bytes
+    models = [next(iter(run.model().values())).numpy() for run in (without, shared)]
+    assert not np.array_equal(*models)
+
+
+def test_only_levels_can_be_corrected() -> None:
+    with pytest.raises(ConfigError, match="grad_corr corrects what dataq lost; codec raw"):
+        load("wearables", {"uplink": {"kind": "data", "codec": "raw", "grad_corr": {}}})
 
 
 def test_fewer_sensors_a_round(tmp_path: Path) -> None:
