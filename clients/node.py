@@ -7,11 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clients.model import hear
+from clients.samples import (
+    LIPSCHITZ,
+    PLACE,
+    REFINED,
+    SCALE,
+    SENT,
+    noted,
+    refined,
+    samples_memory,
+    taken_back,
+)
 from clients.state import NodeState
 from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
+from fedquant.codecs.refinement import held_by
 from fedquant.errors import CodecError, ConfigError
 from fedquant.keys import Purpose
 from fedquant.message import Hello, Reply, Request
@@ -22,9 +35,6 @@ from fedquant.tasks.base import Dataset
 from fedquant.wire import NO_KNOBS
 
 log = logging.getLogger("fedquant")
-
-_SENT = "sent"
-_SEEN = "lipschitz"
 
 
 class Node:
@@ -65,7 +75,7 @@ class Node:
                 judged = state.judge(sensor, request.settled[i], request.delivered[i])
                 self._settle(state, sensor, judged)
             row = self._answer(request, sensor, model, state)
-            if state is not None and row[0]:
+            if state is not None and any(row):
                 state.pending[sensor] = request.round
             rows.append(row)
         if keep is not None:
@@ -84,12 +94,9 @@ class Node:
         uplink, plan = self.scenario.uplink, self.plan
         if isinstance(uplink, DataUplink):
             if sensor not in state.arrays:
-                size = plan.federation.sizes[sensor]
-                state.arrays[sensor] = {_SENT: np.zeros(size, np.uint32), _SEEN: np.zeros(1)}
+                state.arrays[sensor] = samples_memory(plan.federation.sizes[sensor])
             if delivered is False:
-                sent = state.arrays[sensor][_SENT]
-                taken_back = np.where(sent == state.pending[sensor], 0, sent).astype(np.uint32)
-                state.arrays[sensor] = {**state.arrays[sensor], _SENT: taken_back}
+                state.arrays[sensor] = taken_back(state.arrays[sensor], state.pending[sensor])
             return
         if sensor not in state.arrays:
             state.arrays[sensor] = uplink.codec.init(plan.model_spec)
@@ -142,8 +149,12 @@ class Node:
     ) -> tuple[bytes, ...]:
         plan, nothing = self.plan, (b"",) * len(self.plan.slots)
         drawn = plan.batch(sensor, request.round)
-        if state is not None and uplink.cache:
-            drawn = drawn[state.arrays[sensor][_SENT][drawn] == 0]
+        memory = state.arrays[sensor] if state is not None and uplink.cache else None
+        if memory is not None:
+            again = memory[SENT][drawn] > 0
+            if uplink.refine is not None:
+                again &= memory[REFINED][drawn] > 0
+            drawn = drawn[~again]
         data = plan.samples(sensor, drawn)
         if not len(data):
             return nothing
@@ -154,21 +165,57 @@ class Node:
                 raise CodecError(f"request of round {request.round} carries no model, selection needs one")
             losses = learn.losses(model, plan.task, data)
         key = plan.up(request.round, sensor, Purpose.SELECTION)
-        kept = np.flatnonzero(uplink.selection.keep(losses, len(data), knobs, key))
-        if not len(kept):
-            return nothing
+        chosen = drawn[uplink.selection.keep(losses, len(data), knobs, key)]
+        known = np.zeros(len(chosen), np.bool_) if memory is None else memory[SENT][chosen] > 0
+        parts = dict.fromkeys(plan.slots, b"")
+        if known.any():
+            parts[Purpose.REFINEMENT] = self._refinement(uplink, request, sensor, state, chosen[known])
+        if not known.all():
+            self._fresh(uplink, request, sensor, model, state, chosen[~known], parts)
+        return tuple(parts.values())
+
+    def _fresh(
+        self,
+        uplink: DataUplink,
+        request: Request,
+        sensor: int,
+        model: Any,
+        state: NodeState | None,
+        chosen: npt.NDArray[np.int64],
+        parts: dict[Purpose, bytes],
+    ) -> None:
+        """Samples that the server has not got: into `parts`, and into memory."""
+        plan, codec, knobs = self.plan, uplink.codec, request.knobs.get("codec", NO_KNOBS)
+        data, key = plan.samples(sensor, chosen), plan.up(request.round, sensor, Purpose.DATA)
+        payload = parts[Purpose.DATA] = codec.encode(data.x, data.y, plan.data_spec, key, knobs)
+        if uplink.grad_corr is not None:
+            parts[Purpose.CORRECTION] = self._correction(uplink, request, sensor, model, state, data, payload)
         if state is not None and uplink.cache:
-            sent = state.arrays[sensor][_SENT].copy()
-            sent[drawn[kept]] = request.round
-            state.arrays[sensor] = {**state.arrays[sensor], _SENT: sent}
-        chosen = data.take(kept)
-        key = plan.up(request.round, sensor, Purpose.DATA)
-        payload = uplink.codec.encode(
-            chosen.x, chosen.y, plan.data_spec, key, request.knobs.get("codec", NO_KNOBS)
-        )
-        if uplink.grad_corr is None:
-            return (payload,)
-        return payload, self._correction(uplink, request, sensor, model, state, chosen, payload)
+            scales = None
+            if isinstance(codec, DataQ):
+                scales = codec.decode_levels(payload, plan.data_spec, key, knobs)[0].scales
+            state.arrays[sensor] = noted(state.arrays[sensor], chosen, request.round, scales)
+
+    def _refinement(
+        self,
+        uplink: DataUplink,
+        request: Request,
+        sensor: int,
+        state: NodeState | None,
+        chosen: npt.NDArray[np.int64],
+    ) -> bytes:
+        """Samples that the server has, and that are informative still."""
+        assert uplink.refine is not None
+        assert state is not None
+        assert isinstance(uplink.codec, DataQ)
+        plan, memory, codec = self.plan, state.arrays[sensor], uplink.codec
+        chosen = chosen[np.argsort(memory[PLACE][chosen])]
+        x = plan.samples(sensor, chosen).x.reshape(len(chosen), -1)
+        held = held_by(x, memory[SCALE][chosen], codec.m, codec.scale)
+        places, among = memory[PLACE][chosen].astype(np.int64), int((memory[SENT] > 0).sum())
+        key = plan.up(request.round, sensor, Purpose.REFINEMENT)
+        state.arrays[sensor] = refined(memory, chosen, request.round)
+        return uplink.refine.encode(places, x, held, among, plan.data_spec, key)
 
     def _correction(
         self,
@@ -200,7 +247,7 @@ class Node:
             plan.up(request.round, sensor, Purpose.CORRECTION),
             held.error_bound,
             float(np.sqrt((lost * lost).sum(axis=1)).mean()),
-            float(state.arrays[sensor][_SEEN][0]) if state is not None else 0.0,
+            float(state.arrays[sensor][LIPSCHITZ][0]) if state is not None else 0.0,
         )
         if correction.clipped:
             log.warning(
@@ -212,5 +259,5 @@ class Node:
                 correction.lipschitz,
             )
         if state is not None:
-            state.arrays[sensor] = {**state.arrays[sensor], _SEEN: np.array([correction.lipschitz])}
+            state.arrays[sensor] = {**state.arrays[sensor], LIPSCHITZ: np.array([correction.lipschitz])}
         return correction.payload

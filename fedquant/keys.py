@@ -25,6 +25,7 @@ class Purpose(IntEnum):
     MODEL = 3
     BUFFERS = 4
     CORRECTION = 5
+    REFINEMENT = 6
     INIT = 16
     PARTITION = 17
     BATCH = 18

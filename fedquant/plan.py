@@ -32,7 +32,8 @@ class Plan:
         """What a sensor's reply holds, in order."""
         uplink = self.scenario.uplink
         if isinstance(uplink, DataUplink):
-            return (Purpose.DATA, *([Purpose.CORRECTION] if uplink.grad_corr else []))
+            corrections = [Purpose.CORRECTION] if uplink.grad_corr else []
+            return (Purpose.DATA, *corrections, *([Purpose.REFINEMENT] if uplink.refine else []))
         return (Purpose.GRADIENT, *([Purpose.BUFFERS] if self.buffer_spec.size else []))
 
     @cached_property

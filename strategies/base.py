@@ -247,7 +247,7 @@ class UplinkStrategy(Strategy):
         for sensor in sorted(s for sensors in inbox.expected.values() for s in sensors):
             status = Status.MISSING
             if sensor in inbox.payloads:
-                status = Status.ACCEPTED if inbox.payloads[sensor][0] else Status.SILENT
+                status = Status.ACCEPTED if any(inbox.payloads[sensor]) else Status.SILENT
             if sensor in inbox.refused:
                 status = Status.REFUSED
             self.ledger.sensor(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fedquant.codecs.dataq import DataQ
+from fedquant.codecs.dataq import DataQ, Quantized
 from fedquant.errors import CodecError
 from fedquant.kernels import rng
 from fedquant.keys import Purpose
@@ -16,6 +17,7 @@ from fedquant.scenario.schema import DataUplink
 from fedquant.tasks.base import Dataset
 from fedquant.wire import Knobs
 from strategies.base import UplinkStrategy
+from strategies.cache import Cache, Places
 from strategies.replies import Inbox
 
 
@@ -28,7 +30,7 @@ class DataStrategy(UplinkStrategy):
             raise TypeError("DataStrategy: the scenario's uplink carries no data; use VectorStrategy")
         self.uplink = scenario.uplink
         self.memory = self.uplink.selection.init()
-        self.kept: list[Dataset] = []
+        self.cache = Cache()
 
     def round_knobs(self, round: int) -> dict[str, Knobs]:
         """The selection rule's."""
@@ -41,57 +43,93 @@ class DataStrategy(UplinkStrategy):
 
     def learn(self, inbox: Inbox, knobs: dict[str, Knobs]) -> tuple[dict[str, Any], dict[int, int]]:
         """One gradient over all samples at once, new ones first; losses are taken before the step."""
-        arrived, corrections = self._decode(inbox, knobs.get("codec", {}))
-        new = _join(list(arrived.values()))
+        arrived = self._decode(inbox, knobs.get("codec", {}))
         drawn = sum(len(self.plan.batch(s, inbox.round)) for s in inbox.payloads)
+        # What is replayed was kept before this round.
         replayed = self._replay(inbox.round) if self.uplink.cache else None
+        finer = [self.cache.refine(s, *got.finer) for s, got in arrived.items() if got.finer is not None]
+        new = _join([got.samples for got in arrived.values()] + finer)
         batch = _join([d for d in (new, replayed) if d is not None])
-        counts = {sensor: len(data) for sensor, data in arrived.items()}
+        counts = {sensor: len(got.samples) for sensor, got in arrived.items()}
         fields: dict[str, Any] = {"drawn": drawn, "replayed": 0 if replayed is None else len(replayed)}
+        if self.uplink.refine is not None:
+            fields["refined"] = sum(map(len, finer))
+        if self.uplink.cache:
+            for sensor, got in arrived.items():
+                if len(got.samples):
+                    self.cache.add(sensor, got.samples, got.held)
         if batch is None:
             return {**fields, "step": False}, counts
         by_batch = not self.uplink.cache and self.uplink.normalize != "sent"
         normalizer = drawn if by_batch else len(batch)
         gradient, losses = self.trainer.gradient(batch, normalizer)
-        for sensor, (i, value) in corrections.items():
-            gradient[i] += np.float32(value * counts[sensor] / normalizer)
+        for sensor, got in arrived.items():
+            if got.correction is not None:
+                i, value = got.correction
+                gradient[i] += np.float32(value * counts[sensor] / normalizer)
         if new is not None:
             self.memory = self.uplink.selection.observe(self.memory, losses[: len(new)])
-            if self.uplink.cache:
-                self.kept.append(new)
         self.trainer.step(gradient)
         return {**fields, "step": True, "train_loss": float(np.mean(losses, dtype=np.float64))}, counts
 
-    def _decode(self, inbox: Inbox, knobs: Knobs) -> tuple[dict[int, Dataset], dict[int, tuple[int, float]]]:
-        """(samples, (coordinate, correction)) by sensor."""
-        plan, codec, corr = self.plan, self.uplink.codec, self.uplink.grad_corr
-        samples, corrections = {}, {}
+    def _decode(self, inbox: Inbox, knobs: Knobs) -> dict[int, _Arrived]:
+        """What each sensor sent: all of it is sound, or none of it is taken."""
+        arrived = {}
         for sensor in inbox.speaking():
-            payload, key = inbox.payloads[sensor], plan.up(inbox.round, sensor, Purpose.DATA)
             try:
-                if corr is None:
-                    x, y = codec.decode(payload[0], plan.data_spec, key, knobs)
-                else:
-                    assert isinstance(codec, DataQ)
-                    held, y = codec.decode_levels(payload[0], plan.data_spec, key, knobs)
-                    x = held.samples().reshape(-1, *plan.data_spec.shape)
-                    key = plan.up(inbox.round, sensor, Purpose.CORRECTION)
-                    corrections[sensor] = corr.decode(payload[1], plan.model_spec, key, held.error_bound)
+                arrived[sensor] = self._read(sensor, inbox.round, inbox.payloads[sensor], knobs)
             except CodecError as error:
                 inbox.refuse(sensor, error)
-            else:
-                samples[sensor] = Dataset(x, y)
-        return samples, corrections
+        return arrived
+
+    def _read(self, sensor: int, round: int, payloads: tuple[bytes, ...], knobs: Knobs) -> _Arrived:
+        plan, uplink = self.plan, self.uplink
+        parts = dict(zip(plan.slots, payloads, strict=True))
+        key, shape, held, correction, finer = (
+            plan.up(round, sensor, Purpose.DATA),
+            plan.data_spec.shape,
+            None,
+            None,
+            None,
+        )
+        if not isinstance(uplink.codec, DataQ):
+            samples = Dataset(*uplink.codec.decode(parts[Purpose.DATA], plan.data_spec, key, knobs))
+        elif parts[Purpose.DATA]:
+            held, y = uplink.codec.decode_levels(parts[Purpose.DATA], plan.data_spec, key, knobs)
+            samples = Dataset(held.samples().reshape(-1, *shape), y)
+        else:
+            samples = Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, np.int64))
+        if uplink.grad_corr is not None and held is not None:
+            key = plan.up(round, sensor, Purpose.CORRECTION)
+            body = parts[Purpose.CORRECTION]
+            correction = uplink.grad_corr.decode(body, plan.model_spec, key, held.error_bound)
+        if uplink.refine is not None and parts[Purpose.REFINEMENT]:
+            finer = uplink.refine.decode(
+                parts[Purpose.REFINEMENT],
+                self.cache.of(sensor),
+                lambda places: self.cache.look(sensor, places),
+                plan.data_spec,
+                plan.up(round, sensor, Purpose.REFINEMENT),
+            )
+        return _Arrived(samples, held if uplink.refine is not None else None, correction, finer)
 
     def _replay(self, round: int) -> Dataset | None:
-        kept = _join(self.kept)
-        if kept is None:
+        if not len(self.cache):
             return None
-        self.kept = [kept]
         training = self.scenario.training
         wanted = self.uplink.replay or training.batch_size * len(self.sample(round))
         key = self.scenario.key.fold(round=round, purpose=Purpose.REPLAY)
-        return kept.take(rng.choice(key, len(kept), min(wanted, len(kept))))
+        return self.cache.take(rng.choice(key, len(self.cache), min(wanted, len(self.cache))))
+
+
+@dataclass(frozen=True)
+class _Arrived:
+    """What one sensor sent: samples (and their levels), a coordinate's correction, finer samples of old."""
+
+    samples: Dataset
+    held: Quantized | None
+    correction: tuple[int, float] | None
+    finer: tuple[Places, Quantized] | None
 
 
 def _join(parts: list[Dataset]) -> Dataset | None:

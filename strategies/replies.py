@@ -60,7 +60,7 @@ class Inbox:
 
     def speaking(self) -> list[int]:
         """The sensors that sent something, ascending."""
-        return [s for s, payloads in self.payloads.items() if payloads[0]]
+        return [s for s, payloads in self.payloads.items() if any(payloads)]
 
     def refuse(self, sensor: int, why: CodecError) -> None:
         """Notes that a sensor's payload is not accepted."""

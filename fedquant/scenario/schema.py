@@ -15,6 +15,7 @@ from fedquant.codecs.data import DataCodec
 from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
 from fedquant.codecs.gradcorr import GradCorr
+from fedquant.codecs.refinement import Refinement
 from fedquant.errors import ConfigError, suggest
 from fedquant.keys import Key
 from fedquant.selection.base import Selection
@@ -76,6 +77,8 @@ class DataUplink(Section):
     that the server has kept (default: as many as the sensors of a round draw), divided by their number.
     grad_corr: each payload comes with a bit that corrects the gradient's error without bias; nodes then
     need the model and compute two gradients. For models of some hundred parameters, see `GradCorr`.
+    refine: a sample that the server keeps and that is selected again is sent once more, by the difference
+    to a grid `factor` times as fine.
     """
 
     kind: Literal["data"]
@@ -85,6 +88,7 @@ class DataUplink(Section):
     cache: bool = False
     replay: Annotated[int, Field(ge=1)] | None = None
     grad_corr: GradCorr | None = None
+    refine: Refinement | None = None
 
     @model_validator(mode="after")
     def _cache_or_not(self) -> DataUplink:
@@ -94,6 +98,11 @@ class DataUplink(Section):
             raise ConfigError("replay needs cache: true, the server keeps no samples without it")
         if self.grad_corr is not None and not isinstance(self.codec, DataQ):
             raise ConfigError(f"grad_corr corrects what dataq lost; codec {self.codec.name} has no levels")
+        if self.refine is not None:
+            if not self.cache:
+                raise ConfigError("refine needs cache: true, the server keeps no samples without it")
+            if not isinstance(self.codec, DataQ) or self.codec.rounding != "floor":
+                raise ConfigError("refine needs codec dataq with rounding: floor, whose grids are nested")
         return self
 
 

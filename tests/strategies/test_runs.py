@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -108,6 +109,45 @@ def test_a_correction_is_one_bit_a_batch(tmp_path: Path) -> None:
     assert without.downlink_bytes == 0 < shared.downlink_bytes
     models = [next(iter(run.model().values())).numpy() for run in (without, shared)]
     assert not np.array_equal(*models)
+
+
+REFINED = {**CACHE, "codec": {"name": "dataq", "m": 3}, "selection": "all", "refine": {"factor": 4}}
+
+
+@pytest.mark.parametrize("scale", ["max", "l2"])
+def test_a_kept_sample_is_refined_once_and_by_its_difference(scale: str, tmp_path: Path) -> None:
+    changes = {**QUICK, "training.rounds": 10, "training.batch_size": 48}
+    plain = {key: value for key, value in REFINED.items() if key != "refine"}
+    runs = [
+        fedquant.run(
+            "wearables", {**changes, "uplink": uplink, "uplink.codec.scale": scale}, out=tmp_path / n
+        )
+        for n, uplink in (("a", plain), ("b", REFINED), ("c", REFINED))
+    ]
+    assert contents(runs[1].folder) == contents(runs[2].folder)
+    plan = make_plan(load(runs[1].folder / "scenario.yaml"))
+    seen: dict[tuple[int, int], int] = {}
+    for round in range(1, 11):
+        for sensor in range(16):
+            for i in plan.batch(sensor, round).tolist():
+                seen[sensor, i] = seen.get((sensor, i), 0) + 1
+    assert sum(row["refined"] for row in runs[1].rounds) == sum(n > 1 for n in seen.values()) > 0
+    assert [row["samples"] for row in runs[0].rounds] == [row["samples"] for row in runs[1].rounds]
+    assert runs[0].uplink_bytes < runs[1].uplink_bytes
+    assert sum(row["refused"] + row["failures"] for row in runs[1].rounds) == 0
+
+
+@pytest.mark.parametrize(
+    ("uplink", "match"),
+    [
+        ({**REFINED, "cache": False}, "refine needs cache: true"),
+        ({**REFINED, "codec": "raw"}, "refine needs codec dataq with rounding: floor"),
+        ({**REFINED, "codec": {"name": "dataq", "rounding": "nearest"}}, "rounding: floor"),
+    ],
+)
+def test_refinement_needs_nested_grids_and_memory(uplink: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        load("wearables", {"uplink": uplink})
 
 
 def test_only_levels_can_be_corrected() -> None:
