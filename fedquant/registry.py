@@ -27,6 +27,7 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "topk": "fedquant.codecs.topk:TopK",
         "qtopk": "fedquant.codecs.qtopk:QTopK",
         "sparse": "fedquant.codecs.sparse:Sparse",
+        "ecq": "fedquant.codecs.ecq:ECQ",
         "qcs": "fedquant.codecs.qcs:QCS",
         "dataq_gradient": "fedquant.codecs.dataq_gradient:DataQGradient",
         "error_feedback": "fedquant.codecs.error_feedback:ErrorFeedback",

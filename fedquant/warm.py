@@ -17,6 +17,7 @@ from fedquant.keys import Key
 # One configuration for each way through the kernels; what is not named here has only one.
 _VARIANTS: dict[str, list[dict[str, Any]]] = {
     "qsgd": [{"bits": 4}, {"bits": 3}, {"levels": 300, "norm": "l2"}, {"levels": 300, "entropy": True}],
+    "ecq": [{}, {"dither": True}, {"bytes": 300}],
     "qcs": [{}, {"q": 0.5}, {"q": 7.5, "order": 12}, {"k": 1}],
     "error_feedback": [{"inner": "sign"}],
     "uniform": [{"bits": 4}, {"bits": 2.5}, {"entropy": True}],

@@ -20,8 +20,8 @@ COMPILED: bool = _wanted == "numba" or (_wanted == "" and find_spec("numba") is 
 """Whether the compiled kernels are in use."""
 
 if TYPE_CHECKING or not COMPILED:
-    from fedquant.kernels.reference import fused, hadamard, pack, quantize, rans, rng, scan, topk
+    from fedquant.kernels.reference import fused, hadamard, pack, quantize, rans, rng, scan, steps, topk
 else:
-    from fedquant.kernels.compiled import fused, hadamard, pack, quantize, rans, rng, scan, topk
+    from fedquant.kernels.compiled import fused, hadamard, pack, quantize, rans, rng, scan, steps, topk
 
-__all__ = ["COMPILED", "fused", "hadamard", "pack", "quantize", "rans", "rng", "scan", "topk"]
+__all__ = ["COMPILED", "fused", "hadamard", "pack", "quantize", "rans", "rng", "scan", "steps", "topk"]
