@@ -12,11 +12,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from fedquant.errors import ConfigError, suggest
 
-Kind = Literal["codec", "data_codec", "selection", "task"]
+Kind = Literal["codec", "data_codec", "selection", "controller", "task"]
 
 REGISTRY: Final[dict[Kind, dict[str, str]]] = {
     "codec": {
         "float32": "fedquant.codecs.floats:Float32",
+        "float64": "fedquant.codecs.floats:Float64",
         "float16": "fedquant.codecs.floats:Float16",
         "bfloat16": "fedquant.codecs.floats:BFloat16",
         "qsgd": "fedquant.codecs.qsgd:QSGD",
@@ -43,10 +44,20 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "sqrt_schedule": "fedquant.selection.rules:SqrtSchedule",
         "top_fraction": "fedquant.selection.rules:TopFraction",
     },
+    "controller": {
+        "fixed": "fedquant.control.rules:Fixed",
+        "dqsgd_convex": "fedquant.control.rules:DQSGDConvex",
+        "dqsgd_nonconvex": "fedquant.control.rules:DQSGDNonconvex",
+        "adaptive": "fedquant.control.rules:Adaptive",
+        "adaqs": "fedquant.control.rules:AdaQS",
+    },
     "task": {
         "watch": "fedquant.tasks.watch:Watch",
         "mnist": "fedquant.tasks.vision:Mnist",
         "fashion_mnist": "fedquant.tasks.vision:FashionMnist",
+        "least_squares": "fedquant.tasks.convex:LeastSquares",
+        "matrix": "fedquant.tasks.convex:Matrix",
+        "logistic": "fedquant.tasks.convex:Logistic",
     },
 }
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fedquant.codecs.floats import Float32
+from fedquant.control.base import Horizon, Memory
 from fedquant.keys import Purpose
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario
 from fedquant.scenario.schema import DataUplink
-from fedquant.wire import Knobs
+from fedquant.wire import HEADER_SIZE, Knobs
 from strategies.base import UplinkStrategy, decode_error
 from strategies.replies import Inbox
 
@@ -24,10 +26,18 @@ class VectorStrategy(UplinkStrategy):
         if isinstance(scenario.uplink, DataUplink):
             raise TypeError("VectorStrategy: the scenario's uplink carries data; use DataStrategy")
         self.uplink = scenario.uplink
+        self.control = scenario.uplink.control
+        self.memory: Memory = {}
+        if self.control is not None:
+            self.horizon = self._horizon()
+            self.memory = self.control.init(self.horizon)
 
     def round_knobs(self, round: int) -> dict[str, Knobs]:
-        """None yet: controllers set them."""
-        return {}
+        """The controller's."""
+        if self.control is None:
+            return {}
+        knobs, self.memory = self.control.knobs(self.memory, round, self.horizon)
+        return {"codec": knobs}
 
     def needs_model(self, knobs: dict[str, Knobs]) -> bool:
         """Always: a gradient is taken at the model."""
@@ -50,13 +60,31 @@ class VectorStrategy(UplinkStrategy):
         )
         decode_error(inbox, sensors, refused)
         accepted = [i for i in range(len(sensors)) if i not in refused]
+        told = dict(knobs.get("codec", {}))
         if not accepted:
-            return {"step": False}, {}
+            self._observe(inbox, None)
+            return {"step": False, **told}, {}
         mean = codec.finish(total, sum(weights[i] for i in accepted))
         self.trainer.step(mean if self.uplink.kind == "gradient" else -mean)
         if plan.buffer_spec.size:
             self._average_buffers(inbox, [sensors[i] for i in accepted], [weights[i] for i in accepted])
-        return {"step": True}, {sensors[i]: drawn[sensors[i]] for i in accepted}
+        self._observe(inbox, mean)
+        return {"step": True, **told}, {sensors[i]: drawn[sensors[i]] for i in accepted}
+
+    def _horizon(self) -> Horizon:
+        """What the controller plans for; who is asked when is known ahead."""
+        rounds, plan = self.scenario.training.rounds, self.plan
+        asked = np.zeros(self.scenario.sensors, np.int64)
+        for round in range(1, rounds + 1):
+            asked[self.sample(round)] += 1
+        extra = HEADER_SIZE + 4 * plan.buffer_spec.size if plan.buffer_spec.size else 0
+        return Horizon(plan.model_spec, self.uplink.codec, rounds, tuple(asked.tolist()), extra)
+
+    def _observe(self, inbox: Inbox, mean: npt.NDArray[np.float32] | None) -> None:
+        if self.control is not None:
+            asked = (sensor for sensors in inbox.expected.values() for sensor in sensors)
+            sizes = {sensor: inbox.uplink_bytes.get(sensor, 0) for sensor in asked}
+            self.memory = self.control.observe(self.memory, inbox.round, mean, sizes, self.horizon)
 
     def _samples(self, sensor: int, round: int) -> int:
         return sum(map(len, self.plan.local_batches(sensor, round)))

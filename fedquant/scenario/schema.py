@@ -16,6 +16,7 @@ from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
 from fedquant.codecs.gradcorr import GradCorr
 from fedquant.codecs.refinement import Refinement
+from fedquant.control.base import Controller
 from fedquant.errors import ConfigError, suggest
 from fedquant.keys import Key
 from fedquant.selection.base import Selection
@@ -51,11 +52,15 @@ class Topology(Section):
 
 
 class GradientUplink(Section):
-    """Each sensor sends the gradient of one batch."""
+    """Each sensor sends the gradient of one batch.
+
+    control: how fine each round's codec is (a controller), from the rounds before.
+    """
 
     kind: Literal["gradient"]
     codec: Codec
     weighting: Literal["samples", "uniform"] = "samples"
+    control: Controller | None = None
 
 
 class DeltaUplink(Section):
@@ -67,6 +72,7 @@ class DeltaUplink(Section):
     local_lr: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     local_momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weighting: Literal["samples", "uniform"] = "samples"
+    control: Controller | None = None
 
 
 class DataUplink(Section):

@@ -20,8 +20,16 @@ GRADIENT = {"kind": "gradient", "codec": "qsgd"}
 DELTA = {"kind": "delta", "codec": "qsgd", "local_steps": 2, "local_lr": 0.05}
 DATA = {"kind": "data", "codec": "dataq", "selection": "relative"}
 CACHE = {**DATA, "cache": True}
+DQSGD = {**GRADIENT, "control": {"name": "dqsgd_convex", "k": 5, "alpha": 0.9}}
 CORRECTED = {"kind": "data", "codec": {"name": "dataq", "m": 64}, "grad_corr": {"lipschitz": 1e-6}}
-UPLINKS = {"corrected": CORRECTED, "gradient": GRADIENT, "delta": DELTA, "data": DATA, "cache": CACHE}
+UPLINKS = {
+    "dqsgd": DQSGD,
+    "corrected": CORRECTED,
+    "gradient": GRADIENT,
+    "delta": DELTA,
+    "data": DATA,
+    "cache": CACHE,
+}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -148,6 +156,20 @@ def test_a_kept_sample_is_refined_once_and_by_its_difference(scale: str, tmp_pat
 def test_refinement_needs_nested_grids_and_memory(uplink: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         load("wearables", {"uplink": uplink})
+
+
+def test_a_budget_is_kept(tmp_path: Path) -> None:
+    control = {"name": "dqsgd_nonconvex", "budget": {"bytes": 1_000_000}, "initial_bits": 4}
+    changes = {**QUICK, "training.rounds": 9, "uplink": {**GRADIENT, "control": control}}
+    result = fedquant.run("wearables", changes, out=tmp_path)
+    sent = np.load(tmp_path / "sensors-00000.npz", allow_pickle=False)
+    each = np.bincount(sent["sensor"], sent["uplink_bytes"])
+    assert each.max() <= 1_000_000
+    assert each.min() > 900_000
+    assert result.rounds[0]["bits"] == 4
+    assert all(2 <= row["bits"] <= 8 for row in result.rounds)
+    with pytest.raises(ConfigError, match="100000"):
+        fedquant.run("wearables", {**changes, "uplink.control.budget.bytes": 100_000}, out=tmp_path)
 
 
 def test_only_levels_can_be_corrected() -> None:

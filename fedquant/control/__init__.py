@@ -1,0 +1,1 @@
+"""How fine the payloads of the next round should be."""
