@@ -120,12 +120,12 @@ class Node:
         buffers = learn.get_buffers(model)
         if isinstance(uplink, DeltaUplink):
             batches = plan.local_batches(sensor, request.round)
-            data = plan.samples(sensor, np.concatenate(batches))
+            data = plan.training_samples(sensor, request.round, np.concatenate(batches))
             ends = np.cumsum([len(b) for b in batches])
             steps = [np.arange(end - len(b), end) for b, end in zip(batches, ends, strict=True)]
             vector, _ = learn.local_update(model, task, data, steps, uplink.local_lr, uplink.local_momentum)
         else:
-            data = plan.samples(sensor, plan.batch(sensor, request.round))
+            data = plan.training_samples(sensor, request.round, plan.batch(sensor, request.round))
             vector, _ = learn.gradient(model, task, data)
         if not len(data):
             return (b"",) * len(plan.slots)

@@ -77,6 +77,11 @@ class Plan:
         """The given ones of a sensor's samples."""
         return self.federation.train.take(self.federation.parts[sensor][chosen])
 
+    def training_samples(self, sensor: int, round: int, chosen: npt.NDArray[np.int64]) -> base.Dataset:
+        """The given ones of a sensor's samples, augmented where the task does."""
+        key = self.scenario.key.fold(round=round, sensor=sensor, purpose=Purpose.BATCH)
+        return self.task.augment(self.samples(sensor, chosen), key)
+
     def up(self, round: int, sensor: int, purpose: Purpose) -> Key:
         """The key of an uplink payload."""
         return self.scenario.key.fold(round=round, sensor=sensor, purpose=purpose, direction=Direction.UP)

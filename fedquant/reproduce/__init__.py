@@ -1,1 +1,33 @@
 """The papers' experiments, with each claim beside what was measured."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from fedquant.errors import ConfigError, suggest
+
+EXPERIMENTS: Final = {
+    "dqgd-fig3": "fedquant.reproduce.dqgd",
+}
+"""What `fedquant reproduce` knows: each module has a `run(out, quick=…, say=…)` that returns its report."""
+
+
+def reproduce(
+    name: str,
+    out: Path,
+    quick: bool = False,
+    matrix: Path | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Path:
+    """Runs an experiment into the folder `out`; the Markdown report. Raises ConfigError for an unknown one."""
+    if name not in EXPERIMENTS:
+        raise ConfigError(f"unknown experiment {name!r}: {suggest(name, EXPERIMENTS)}")
+    module = importlib.import_module(EXPERIMENTS[name])
+    if matrix is not None and not name.startswith("dqgd"):
+        raise ConfigError(f"{name}: takes no matrix")
+    more = {} if matrix is None else {"matrix": matrix}
+    report: Path = module.run(out, quick=quick, say=say, **more)
+    return report

@@ -7,6 +7,7 @@ import json
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fedquant import registry
@@ -208,6 +209,16 @@ class Scenario(Section):
         wanted, there = self.training.sensors_per_round, self.build_task.n_sensors
         if wanted is not None and wanted > there:
             raise ConfigError(f"training.sensors_per_round: {wanted} exceeds the task's {there} sensors")
+        return self
+
+    @model_validator(mode="after")
+    def _samples_are_floats(self) -> Scenario:
+        task = self.build_task
+        if isinstance(self.uplink, DataUplink) and task.dtype is not np.float32:
+            raise ConfigError(
+                f"uplink.kind: data sends float32 samples, {task.name} has {task.dtype.__name__} (tokens); "
+                "use gradient or delta"
+            )
         return self
 
     @cached_property

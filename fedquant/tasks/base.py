@@ -21,7 +21,7 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples `x: float32[n, *shape]` and their labels `y: int64[n]`.
+    """Samples `x: float32[n, *shape]` (int64 where they are tokens) and their labels `y: int64[n]`.
 
     Raises DataError where their numbers differ.
     """
@@ -73,6 +73,7 @@ class Task(ABC):
     """A learning problem. Every task is a frozen dataclass whose fields are its YAML keys."""
 
     name: ClassVar[str]
+    dtype: ClassVar[type[np.generic]] = np.float32  # of the samples; only float32 can be a data uplink
 
     @property
     @abstractmethod
@@ -96,6 +97,10 @@ class Task(ABC):
     @abstractmethod
     def build_model(self) -> nn.Module:
         """A new model; its initial parameters come from torch's CPU generator (see `learn`)."""
+
+    def augment(self, data: Dataset, key: Key) -> Dataset:
+        """What a node trains on in place of its samples, drawn by key; the samples themselves by default."""
+        return data
 
     def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """float32[n]: the cross entropy of each sample, in nat."""

@@ -1,4 +1,4 @@
-"""The models: small enough to train on one core. None of them draws anything but its start."""
+"""Convolutions over time, for the watch: small enough to train on one core."""
 
 from __future__ import annotations
 
@@ -30,28 +30,6 @@ class WatchCNN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(self.features(x).mean(dim=2))
-        return logits
-
-
-class LeNet5(nn.Module):
-    """LeNet-5 for 28x28 images, float32[n, 1, 28, 28] to logits: 61,706 parameters for 10 classes.
-
-    LeCun et al., "Gradient-based learning applied to document recognition" (1998), with the ReLU
-    and max pooling of later use.
-    """
-
-    def __init__(self, classes: int = 10) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(1, 6, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2),
-        )  # fmt: skip
-        self.classifier = nn.Sequential(
-            nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes)
-        )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.classifier(self.features(x).flatten(1))
         return logits
 
 
