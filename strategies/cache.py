@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from fedquant.codecs.dataq import Quantized
+from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
 from fedquant.tasks.base import Dataset
 

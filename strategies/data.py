@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from fedquant.codecs.dataq import DataQ, Quantized
+from fedquant.codecs.dataq import DataQ
+from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
 from fedquant.kernels import rng
 from fedquant.keys import Purpose

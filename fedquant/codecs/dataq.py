@@ -16,7 +16,7 @@ Bit 4: no level of the batch is negative, and c itself is coded. Bits 5 and 6, l
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Final, Literal, final
 
@@ -28,6 +28,7 @@ from fedquant.codecs import entropy, lattice
 from fedquant.codecs.configured import ENCODER_ONLY
 from fedquant.codecs.counts import count_size, pack_count, unpack_count
 from fedquant.codecs.data import Array, DataCodec, DataSpec
+from fedquant.codecs.grid import Quantized, l2_levels, l2_scale
 from fedquant.codecs.groups import pack_scales, unpack_scales
 from fedquant.codecs.labels import labels_size, pack_labels, unpack_labels
 from fedquant.errors import CodecError
@@ -43,89 +44,6 @@ _FEW: Final = 64  # channels of an axis
 _MANY: Final = entropy.MAX_SEGMENTS  # places of a sample
 _WORTH: Final = 64  # codes a channel: with fewer its table is mostly chance
 _ROUNDINGS: Final[tuple[quantize.Rounding, ...]] = ("floor", "nearest", "stochastic")
-
-
-# ---- the grid of scale l2
-
-
-def l2_scale(x: Array, name: str) -> np.float32:
-    """‖x‖₂ rounded up to float32. Raises CodecError, in the name of codec `name`, where it does not fit."""
-    norm = math.sqrt(scan.sum_squares(x))
-    if norm > float(np.finfo(np.float32).max):
-        raise CodecError(f"{name}: the l2 norm {norm:g} does not fit float32; scale by the largest magnitude")
-    scale = np.float32(norm)
-    return scale if float(scale) >= norm else np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
-
-
-def l2_levels(
-    x: Array, scales: Array, s: int, rounding: quantize.Rounding = "floor", draws: Array | None = None
-) -> Array:
-    """int32[n, d] in [−s, s] of x: float32[n, d] and each row's `l2_scale`; draws: [n, d], for stochastic.
-
-    float64 makes them exact: unless |x|·s/B is an integer it differs from one by 2⁻²⁴/s of itself or more.
-    Nor can the error of the norm, some 2⁻⁵⁰, lift the integer Σc² of floor above s².
-    """
-    t = np.abs(x).astype(np.float64)
-    t *= s
-    wide = scales.astype(np.float64)[:, None]
-    np.divide(t, wide, out=t, where=wide > 0)
-    if rounding == "nearest":
-        t += 0.5
-    elif rounding == "stochastic":
-        t += np.asarray(draws)
-    levels = t.astype(np.int32)
-    np.negative(levels, out=levels, where=x < 0)
-    return levels
-
-
-def l2_values(levels: Array, scales: Array, s: int) -> Array:
-    """float32[n, d]: c·B/s in float64, rounded once."""
-    wide = levels * scales.astype(np.float64)[:, None]
-    wide /= s
-    return wide.astype(np.float32)
-
-
-@final
-@dataclass(frozen=True)
-class Quantized:
-    """n samples on their grids: levels int32[n, size] in steps of B/(m−1), scales B float32[n]."""
-
-    levels: Array
-    scales: Array
-    m: int
-    scale: Literal["max", "l2"]
-
-    def samples(self) -> Array:
-        """float32[n, size]."""
-        s = self.m - 1
-        if self.scale == "l2":
-            return l2_values(self.levels, self.scales, s)
-        out = np.zeros(self.levels.shape, np.float32)
-        for scale, rows in self._batches():
-            codes = (self.levels[rows] + s).astype(np.uint32).reshape(-1)
-            out[rows] = quantize.from_levels(codes, scale, s).reshape(out[rows].shape)
-        return out
-
-    def on_grid(self, x: Array, m: int) -> Array:
-        """int32[n, size]: x rounded toward zero on these scales, with m levels."""
-        if self.scale == "l2":
-            return l2_levels(x, self.scales, m - 1)
-        out = np.zeros(x.shape, np.int32)
-        for scale, rows in self._batches():
-            codes = quantize.to_levels(x[rows].reshape(-1), scale, m - 1)
-            out[rows] = (codes.astype(np.int32) - np.int32(m - 1)).reshape(out[rows].shape)
-        return out
-
-    def _batches(self) -> Iterator[tuple[float, Array]]:
-        """(scale, bool[n]: the samples that have it), but for 0."""
-        for scale in np.unique(self.scales[self.scales > 0]):
-            yield float(scale), self.scales == scale
-
-    @property
-    def error_bound(self) -> float:
-        """B̄·√size/(m−1), B̄ the mean scale: what the mean of ‖z − z_Q‖₂ does not exceed (paper, (8))."""
-        mean = math.fsum(self.scales.tolist()) / max(1, len(self.scales))
-        return mean * math.sqrt(self.levels.shape[1]) / (self.m - 1)
 
 
 # ---- levels on the wire
@@ -228,7 +146,8 @@ class DataQ(DataCodec):
 
     scale: "max", B is the batch's largest magnitude; at most log2(2m−1) bit a number, log2 m where none is
     negative. "l2", B = ‖z‖₂ of each sample: few levels differ from 0, and a sample may take one short index.
-    code: "auto", the shortest of all codes; "simplex" (with l2), always the paper's index of ⌈log2 |S|⌉ bits.
+    code: "auto", the shortest of all codes; "fixed" (with max), mixed radix alone, many times as fast;
+    "simplex" (with l2), always the paper's index of ⌈log2 |S|⌉ bits.
     """
 
     name: ClassVar[str] = "dataq"
@@ -238,11 +157,13 @@ class DataQ(DataCodec):
     rounding: Annotated[Literal["floor", "nearest", "stochastic"], Field()] = field(
         default="floor", metadata=ENCODER_ONLY
     )
-    code: Literal["auto", "simplex"] = "auto"
+    code: Literal["auto", "fixed", "simplex"] = "auto"
 
     def __post_init__(self) -> None:
         if self.code == "simplex" and self.scale != "l2":
             raise ValueError("dataq: code simplex numbers vectors of known l2 norm; set scale: l2")
+        if self.code == "fixed" and self.scale != "max":
+            raise ValueError("dataq: code fixed is for scale: max; with l2 write auto or simplex")
 
     def decode_levels(
         self, payload: bytes, spec: DataSpec, key: Key, knobs: Knobs = NO_KNOBS
@@ -259,6 +180,8 @@ class DataQ(DataCodec):
 
     def _encode_body(self, x: Array, labels: Array, spec: DataSpec, key: Key, knobs: Knobs) -> bytes:
         s = self.m - 1
+        if self.code == "fixed":
+            return self._encode_fixed(x, spec, key) + pack_labels(labels, spec)
         if self.scale == "max":
             mode, scales = 0, np.array([scan.max_abs(x.reshape(-1))], np.float32)
             live = np.repeat(scales > 0, len(x))
@@ -280,9 +203,40 @@ class DataQ(DataCodec):
         head = bytes([mode]) + pack_count(len(x), spec.max_samples) + pack_scales(list(scales))
         return head + data + pack_labels(labels, spec)
 
+    def _encode_fixed(self, x: Array, spec: DataSpec, key: Key) -> bytes:
+        """Straight from numbers to codes to bytes."""
+        flat, s = x.reshape(-1), self.m - 1
+        unsigned = bool(flat.min(initial=0) >= 0)
+        scale, data = np.float32(scan.max_abs(flat)), b""
+        if scale > 0:
+            codes = quantize.to_levels(flat, float(scale), s, self.rounding, key)
+            if unsigned:
+                codes -= s
+            data = pack.pack_radix(codes, _alphabet(self.m, unsigned))
+        mode = FIXED | (UNSIGNED if unsigned else 0)
+        return bytes([mode]) + pack_count(len(x), spec.max_samples) + pack_scales([scale]) + data
+
     def _decode_body(self, data: bytes, spec: DataSpec, key: Key, knobs: Knobs) -> tuple[Array, Array]:
+        if self.scale == "max" and data[:1] == bytes([FIXED]):
+            return self._decode_fixed(data, spec)
         quantized, labels = self._read(data, spec)
         return quantized.samples(), labels
+
+    def _decode_fixed(self, data: bytes, spec: DataSpec) -> tuple[Array, Array]:
+        """What `_read` says of signed levels in radix, straight from bytes to codes to numbers."""
+        n = unpack_count(data, 1, spec.max_samples, self.name)
+        at, end = 1 + count_size(spec.max_samples), len(data) - labels_size(n, spec)
+        scale = unpack_scales(data[at:], 1, self.name)[0]
+        if end < at + 4:
+            raise CodecError(f"dataq: body of {len(data)} bytes is too short for {n} samples")
+        x, s = np.zeros(n * spec.size, np.float32), self.m - 1
+        if scale > 0 and x.size:
+            x = quantize.from_levels(
+                pack.unpack_radix(data[at + 4 : end], x.size, 2 * s + 1), float(scale), s
+            )
+        elif end != at + 4:
+            raise CodecError(f"dataq: {end - at - 4} bytes of levels, expected none")
+        return x.reshape(n, spec.size), unpack_labels(data[end:], n, spec)
 
     def _read(self, data: bytes, spec: DataSpec) -> tuple[Quantized, Array]:
         at = 1 + count_size(spec.max_samples)
@@ -290,7 +244,7 @@ class DataQ(DataCodec):
             raise CodecError(f"dataq: body of {len(data)} bytes, its head alone takes {at}")
         mode, n = data[0], unpack_count(data, 1, spec.max_samples, self.name)
         coding, unsigned, rounding = mode & 0x0F, bool(mode & UNSIGNED), mode >> 5
-        fixed_only = self.code == "simplex" and (unsigned or coding != FIXED)
+        fixed_only = (self.code == "simplex" and unsigned) or (self.code != "auto" and coding != FIXED)
         if coding > _PLACES or fixed_only or rounding >= (len(_ROUNDINGS) if self.scale == "l2" else 1):
             raise CodecError(
                 f"dataq: mode {mode:#04x} is not known to this version, or not of this configuration"

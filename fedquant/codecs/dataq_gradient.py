@@ -17,14 +17,8 @@ from pydantic import Field
 
 from fedquant.codecs import lattice
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
-from fedquant.codecs.dataq import (
-    ENTROPY,
-    l2_levels,
-    l2_scale,
-    l2_values,
-    pack_levels,
-    unpack_levels,
-)
+from fedquant.codecs.dataq import ENTROPY, pack_levels, unpack_levels
+from fedquant.codecs.grid import l2_levels, l2_scale, l2_values
 from fedquant.codecs.groups import pack_scales, unpack_scales
 from fedquant.errors import CodecError
 from fedquant.kernels import rng

@@ -20,7 +20,8 @@ import numpy as np
 
 from fedquant.codecs import entropy
 from fedquant.codecs.base import Array
-from fedquant.codecs.dataq import ENTROPY, FIXED, UNSIGNED, Quantized
+from fedquant.codecs.dataq import ENTROPY, FIXED, UNSIGNED
+from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
 from fedquant.kernels import pack
 

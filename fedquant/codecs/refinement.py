@@ -18,7 +18,7 @@ from fedquant.codecs.base import Array
 from fedquant.codecs.configured import Configured
 from fedquant.codecs.counts import count_size, pack_count, unpack_count
 from fedquant.codecs.data import DataSpec
-from fedquant.codecs.dataq import Quantized
+from fedquant.codecs.grid import Quantized
 from fedquant.codecs.indices import decode_indices, encode_indices
 from fedquant.codecs.refine import refine, refined
 from fedquant.errors import CodecError

@@ -78,6 +78,8 @@ CODECS: list[Any] = [
 DATA_CODECS: list[Any] = [
     *registry.names("data_codec"),
     {"name": "dataq", "m": 2},
+    {"name": "dataq", "code": "fixed"},
+    {"name": "dataq", "m": 256, "code": "fixed", "rounding": "nearest"},
     {"name": "dataq", "scale": "l2"},
     {"name": "dataq", "scale": "l2", "code": "simplex"},
     {"name": "dataq", "scale": "l2", "m": 3, "rounding": "stochastic"},

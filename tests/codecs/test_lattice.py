@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedquant.codecs import lattice
-from fedquant.codecs.dataq import l2_levels, l2_scale
+from fedquant.codecs.grid import l2_levels, l2_scale
 from fedquant.codecs.lattice import Cells, Simplex, shortest, simplex, units, weights
 from fedquant.errors import CodecError
 from fedquant.kernels import rng

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedquant.codecs.data import DataSpec
-from fedquant.codecs.dataq import DataQ, Quantized
+from fedquant.codecs.dataq import DataQ
+from fedquant.codecs.grid import Quantized
 from fedquant.codecs.refine import refine, refined
 from fedquant.errors import CodecError
 from fedquant.kernels import pack, rng

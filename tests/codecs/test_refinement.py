@@ -7,7 +7,8 @@ import pytest
 
 from fedquant import wire
 from fedquant.codecs.data import DataSpec
-from fedquant.codecs.dataq import DataQ, Quantized
+from fedquant.codecs.dataq import DataQ
+from fedquant.codecs.grid import Quantized
 from fedquant.codecs.refinement import Refinement, held_by
 from fedquant.errors import CodecError
 from fedquant.kernels import rng

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedquant.codecs.dataq import Quantized
+from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
 from fedquant.tasks.base import Dataset
 from strategies.cache import Cache
