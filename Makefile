@@ -1,13 +1,14 @@
 # make run   set up what is missing and run the default scenario
 # make test  set up what is missing, then lint, types and tests
-# make fuzz  a longer hunt for bytes that break a decoder
+# make bench measure, and say which targets hold
+# make fuzz   a longer hunt for bytes that break a decoder
 VENV ?= .venv
 BIN := $(VENV)/bin
 # A CPU build of torch, for instance: make run TORCH_INDEX=<address of the index of that build>
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: run test fuzz clean
+.PHONY: run test bench fuzz clean
 
 run: $(VENV)/.ready
 	$(BIN)/fedquant run wearables --out runs/wearables
@@ -26,6 +27,11 @@ $(VENV)/.ready: pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist
+
+# Kernels, codecs and peers against memcpy and each other; writes docs/benchmarks.
+bench: $(VENV)/.ready
+	$(PIP) install -q -e '.[bench]'
+	$(BIN)/fedquant bench
 
 # Ten million damaged and forged payloads; make test reads a hundred thousand.
 fuzz: $(VENV)/.ready

@@ -6,6 +6,7 @@ A codec is a frozen dataclass whose fields are its YAML keys. It writes bodies (
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -67,6 +68,8 @@ class Codec(Configured, ABC):
     """Codes vectors (gradients, model differences, models). Stateless unless `state_spec` says otherwise."""
 
     kind: ClassVar[registry.Kind] = "codec"
+    finds_nonfinite: ClassVar[bool] = False
+    """Its scales show every NaN and infinity (then it calls `refuse_nonfinite`), and finite ones decode so."""
 
     # ---- what a codec writes
 
@@ -99,9 +102,16 @@ class Codec(Configured, ABC):
     @final
     def _decode_checked(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
         x = self._decode_body(data, spec, key, knobs)
-        if not np.isfinite(scan.max_abs(x)):
+        if not self.finds_nonfinite and not math.isfinite(scan.max_abs(x)):
             raise CodecError(f"{self.name}: decodes to a number that is not finite")
         return x
+
+    @final
+    def refuse_nonfinite(self, x: Array) -> None:
+        """Raises CodecError that names the first NaN or infinity of x: float[size], if there is one."""
+        if not math.isfinite(scan.max_abs(x)):
+            at = scan.first_nonfinite(x)
+            raise CodecError(f"{self.name}: x[{at}] = {x[at]}; every number must be finite")
 
     def check(self, spec: Spec) -> None:
         """Raises CodecError where this codec cannot code such a vector."""
@@ -143,9 +153,8 @@ class Codec(Configured, ABC):
         x = np.ascontiguousarray(x)
         if x.shape != (spec.size,) or x.dtype != spec.dtype:
             raise CodecError(f"{self.name}: got {x.dtype}{list(x.shape)}, expected {spec.dtype}[{spec.size}]")
-        if not np.isfinite(scan.max_abs(x)):
-            at = scan.first_nonfinite(x)
-            raise CodecError(f"{self.name}: x[{at}] = {x[at]}; every number must be finite")
+        if not self.finds_nonfinite:
+            self.refuse_nonfinite(x)
         for name, (shape, dtype) in self.state_spec(spec).items():
             if name not in state or state[name].shape != shape or state[name].dtype != dtype:
                 raise CodecError(

@@ -38,6 +38,7 @@ class QSGD(Codec):
     """
 
     name: ClassVar[str] = "qsgd"
+    finds_nonfinite = True
     knob_names = frozenset({"bits", "levels"})
 
     bits: Annotated[int, Field(ge=2, le=16)] = 4
@@ -70,7 +71,9 @@ class QSGD(Codec):
     def _scale(self, x: Array) -> np.float32:
         if self.norm == "max":
             return np.float32(scan.max_abs(x))
-        norm = float(np.sqrt(scan.sum_squares(x)))
+        norm = math.sqrt(scan.sum_squares(x))
+        if not math.isfinite(norm):
+            return np.float32(norm)
         if norm > float(np.finfo(np.float32).max):
             raise CodecError(f"qsgd: the l2 norm {norm:g} does not fit float32; use norm: max")
         scale = np.float32(norm)  # rounded up, so that no number exceeds it
@@ -82,6 +85,8 @@ class QSGD(Codec):
         s, bits = self.positive_levels(knobs)
         cuts = groups(spec, self.scope)
         scales = [self._scale(x[start:stop]) for start, stop in cuts]
+        if not all(map(math.isfinite, scales)):
+            self.refuse_nonfinite(x)
         if self.entropy:
             data = encode_coded(x, spec, cuts, scales, s, key)
         else:

@@ -36,6 +36,7 @@ class TernGrad(Codec):
     """
 
     name: ClassVar[str] = "terngrad"
+    finds_nonfinite = True
 
     scope: Scope = "segment"
     clip: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = field(
@@ -63,6 +64,8 @@ class TernGrad(Codec):
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         cuts = groups(spec, self.scope)
         scales = [self._scale(x[start:stop]) for start, stop in cuts]
+        if not all(map(math.isfinite, scales)):
+            self.refuse_nonfinite(x)
         if self.clip is not None:
             clipped = [np.clip(x[a:b], -scale, scale) for (a, b), scale in zip(cuts, scales, strict=True)]
             x = np.concatenate([x[:0], *clipped])
