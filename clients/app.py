@@ -9,12 +9,12 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from clients.node import Node
+from clients.gateway import Gateway
 from fedquant import carrier
 from fedquant.errors import ConfigError
 from fedquant.message import Request
 from fedquant.scenario import Scenario, load
-from fedquant.tasks import learn
+from fedquant.scenario.descent import DescentUplink
 
 app = ClientApp()
 
@@ -32,14 +32,22 @@ def _state_dir(context: Context, scenario: Scenario) -> Path:
     return home / "fedquant" / f"{scenario.name}-{scenario.run_id:016x}"
 
 
-def _node(context: Context) -> Node:
+def _node(context: Context) -> Gateway:
+    """The node of a context. A descent loads no torch."""
     scenario = _scenario(str(context.run_config["scenario"]))
-    learn.use_threads(scenario.training.threads)
     gateway = context.node_config.get("partition-id")
     if not isinstance(gateway, int):
         raise ConfigError(
             f"node config: partition-id is {gateway!r}; start the node with --node-config 'partition-id=0'"
         )
+    if isinstance(scenario.uplink, DescentUplink):
+        from clients.descent import DescentNode
+
+        return DescentNode(scenario, gateway, _state_dir(context, scenario))
+    from clients.node import Node
+    from fedquant.tasks import learn
+
+    learn.use_threads(scenario.training.threads)
     return Node(scenario, gateway, _state_dir(context, scenario))
 
 

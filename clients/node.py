@@ -1,4 +1,4 @@
-"""A node: some sensors, what they remember, and what they answer. Knows nothing of Flower."""
+"""A node whose sensors learn a network: what they remember, and what they answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clients.gateway import Gateway
 from clients.model import hear
 from clients.samples import (
     LIPSCHITZ,
@@ -25,9 +26,9 @@ from clients.state import NodeState
 from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
 from fedquant.codecs.refinement import held_by
-from fedquant.errors import CodecError, ConfigError
+from fedquant.errors import CodecError
 from fedquant.keys import Purpose
-from fedquant.message import Hello, Reply, Request
+from fedquant.message import Request
 from fedquant.plan import make_plan
 from fedquant.scenario.schema import DataUplink, DeltaUplink, Scenario
 from fedquant.tasks import learn
@@ -37,34 +38,15 @@ from fedquant.wire import NO_KNOBS
 log = logging.getLogger("fedquant")
 
 
-class Node:
-    """The sensors of one Flower node. Raises ConfigError for a gateway that hosts none."""
+class Node(Gateway):
+    """Sensors that learn a network."""
 
     def __init__(self, scenario: Scenario, gateway: int, state_dir: Path) -> None:
-        self.scenario, self.plan = scenario, make_plan(scenario)
-        size = scenario.topology.sensors_per_gateway
-        self.sensors = tuple(range(gateway * size, min((gateway + 1) * size, scenario.sensors)))
-        if not self.sensors:
-            raise ConfigError(
-                f"node {gateway}: its first sensor would be {gateway * size}, but {scenario.name} has only "
-                f"{scenario.sensors}; start {scenario.gateways} nodes"
-            )
-        self.state_path = state_dir / f"node-{gateway:07}.safetensors"
+        self.plan = make_plan(scenario)
+        super().__init__(scenario, gateway, state_dir, self.plan.federation.sizes)
 
-    def hello(self) -> Hello:
-        """Who is here."""
-        return Hello(
-            self.scenario.run_id, self.sensors, tuple(self.plan.federation.sizes[s] for s in self.sensors)
-        )
-
-    def train(self, request: Request) -> Reply:
-        """What the sensors answer. Raises CodecError for a request that is not for this node's run."""
-        if request.run != self.scenario.run_id:
-            raise CodecError(
-                f"request of run {request.run:016x}, this node is in run {self.scenario.run_id:016x}"
-            )
-        if strangers := set(request.sensors) - set(self.sensors):
-            raise CodecError(f"request for sensors {sorted(strangers)}, this node has {list(self.sensors)}")
+    def answers(self, request: Request) -> tuple[tuple[bytes, ...], ...]:
+        """The payloads of each sensor asked, one a slot."""
         follows = self.scenario.downlink.reference == "difference"
         keep = NodeState.open(self.state_path, request.run) if self._remembers or follows else None
         model = hear(self.plan, request, keep)
@@ -80,7 +62,7 @@ class Node:
             rows.append(row)
         if keep is not None:
             keep.save()
-        return Reply(request.run, request.round, request.sensors, tuple(rows))
+        return tuple(rows)
 
     @property
     def _remembers(self) -> bool:

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from fedquant.errors import ConfigError, FedquantError
 
@@ -39,6 +38,7 @@ def run(
 ) -> None:
     """Run a scenario: live progress, then a table and a run folder."""
     from fedquant.engines.run import run as start
+    from fedquant.report.run import said, table
     from fedquant.scenario import load
 
     console = Console()
@@ -56,27 +56,13 @@ def run(
             bar = progress.add_task(checked.name, total=checked.training.rounds, said="")
 
             def on_round(row: dict[str, Any]) -> None:
-                said = f"round {row['round']}, uplink {size(row['uplink_total'])}"
-                if "test_accuracy" in row:
-                    said += f", accuracy {row['test_accuracy']:.1%}"
-                    progress.update(bar, completed=row["round"], said=said)
-                else:
-                    progress.update(bar, completed=row["round"])
+                progress.update(bar, completed=row["round"])
+                if text := said(row):
+                    progress.update(bar, said=text)
 
             result = start(checked, out=out, on_round=on_round)
-    table = Table("round", "accuracy", "uplink", "downlink", "samples sent", title=checked.name)
-    measured = [row for row in result.rounds if "test_accuracy" in row]
-    step = max(1, len(measured) // 10)
-    for row in [*measured[:-1:step], measured[-1]]:
-        sent = sum(r["samples"] for r in result.rounds[: row["round"]])
-        table.add_row(
-            str(row["round"]),
-            f"{row['test_accuracy']:.1%}",
-            size(row["uplink_total"]),
-            size(row["downlink_total"]),
-            str(sent),
-        )
-    console.print(table)
+            progress.update(bar, total=result.rounds[-1]["round"])  # a run may end early
+    console.print(table(result, checked.name))
     console.print(f"run folder: {result.folder}")
 
 
@@ -120,6 +106,39 @@ def compare(
 
 
 @app.command()
+def reproduce(
+    name: Annotated[str, typer.Argument(help="An experiment of the papers; an unknown name lists them.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, the same claims.")] = False,
+    matrix: Annotated[Path | None, typer.Option(help="A Matrix Market file (dqgd-fig3).")] = None,
+    out: Annotated[Path, typer.Option(help="Where report, CSV and pictures go.")] = Path("docs/reproduce"),
+) -> None:
+    """Run an experiment of the papers: figures, numbers, and whether each claim holds."""
+    from fedquant.reproduce import reproduce as start
+
+    console = Console()
+    with console.status(name) as status:
+        written = start(name, out, quick, matrix, status.update)
+    console.print(written.read_text(encoding="utf-8"), markup=False)
+    console.print(f"report: {written}")
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller vectors, under a minute.")] = False,
+    out: Annotated[Path, typer.Option(help="Where JSON, table and picture go.")] = Path("docs/benchmarks"),
+) -> None:
+    """Measure kernels, codecs and peers against memcpy and each other; say which targets hold."""
+    from fedquant.bench import report, targets
+    from fedquant.bench.run import run as start
+
+    console = Console()
+    with console.status("bench") as status:
+        results = start(out, quick, status.update)
+    console.print(report.verdicts(targets.judge(results)), markup=False)
+    console.print(f"report: {out / 'results.md'}")
+
+
+@app.command()
 def warm() -> None:
     """Compile all kernels now, so that no run waits for it (after installing; on a Raspberry Pi)."""
     from fedquant import kernels
@@ -132,16 +151,6 @@ def warm() -> None:
         for name in compile_all():
             status.update(f"compiled what {name} needs")
     console.print("all kernels are compiled")
-
-
-def size(n: int) -> str:
-    """Bytes as people read them (decimal units)."""
-    value, unit = float(n), "B"
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{n} B" if unit == "B" else f"{value:.3g} {unit}"
 
 
 def main() -> None:

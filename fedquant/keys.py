@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     BUFFERS = 4
     CORRECTION = 5
     REFINEMENT = 6
+    RANGE = 7
     INIT = 16
     PARTITION = 17
     BATCH = 18

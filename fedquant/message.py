@@ -82,7 +82,10 @@ class Request:
         reader = _Reader(data, "request")
         n = reader.count
         sensors, settled = reader.u32(n), reader.u32(n)
-        delivered = tuple(bool(b) for b in reader.take(n))
+        flags = reader.take(n)
+        if flags.strip(b"\0\1"):
+            raise CodecError("request: whether a payload was delivered is 0 or 1")
+        delivered = tuple(map(bool, flags))
         knobs = decode_knobs(reader.blob())
         request = cls(reader.run, reader.round, sensors, settled, delivered, knobs, reader.blobs())
         reader.finish()

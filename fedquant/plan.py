@@ -104,6 +104,8 @@ def make_plan(scenario: Scenario) -> Plan:
 def _make_plan(text: str) -> Plan:
     scenario = Scenario.model_validate_json(text)
     task = scenario.build_task
+    if not isinstance(task, base.Task):
+        raise TypeError(f"{scenario.name} descends and trains no network; use fedquant.descent.make_descent")
     model = learn.initialise(task, scenario.key)
     ends = learn.segments(model)
     return Plan(

@@ -12,18 +12,23 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario, load
+from fedquant.scenario.descent import DescentUplink
 from fedquant.scenario.schema import DataUplink
-from fedquant.tasks import learn
-from strategies.base import UplinkStrategy
-from strategies.data import DataStrategy
-from strategies.vector import VectorStrategy
+from strategies.rounds import RoundStrategy
 
 app = ServerApp()
 log = logging.getLogger("fedquant")
 
 
-def make_strategy(scenario: Scenario, ledger: Ledger) -> UplinkStrategy:
-    """The strategy that the scenario's uplink needs."""
+def make_strategy(scenario: Scenario, ledger: Ledger) -> RoundStrategy:
+    """The strategy that the scenario's uplink needs. A descent loads no torch."""
+    if isinstance(scenario.uplink, DescentUplink):
+        from strategies.descent import DescentStrategy
+
+        return DescentStrategy(scenario, ledger)
+    from strategies.data import DataStrategy
+    from strategies.vector import VectorStrategy
+
     kind = DataStrategy if isinstance(scenario.uplink, DataUplink) else VectorStrategy
     return kind(scenario, ledger)
 
@@ -36,7 +41,10 @@ def main(grid: Grid, context: Context) -> None:
         log.setLevel(logging.INFO)
         log.propagate = False
     scenario = load(str(context.run_config["scenario"]))
-    learn.use_threads(scenario.training.threads)
+    if not isinstance(scenario.uplink, DescentUplink):
+        from fedquant.tasks import learn
+
+        learn.use_threads(scenario.training.threads)
     out = context.node_config.get("out") or os.environ.get("FEDQUANT_OUT")
     folder = Path(str(out)) if out else Path.cwd() / "runs" / f"{scenario.name}-{scenario.run_id:016x}"
     log.info("run folder: %s", folder)
@@ -53,4 +61,6 @@ class _RoundLines(logging.StreamHandler):  # type: ignore[type-arg]
             record.msg, record.args = "round %d, uplink %d B", (row["round"], row["uplink_total"])
             if "test_accuracy" in row:
                 record.msg += f", accuracy {row['test_accuracy']:.3f}"
+            if "relative_error" in row:
+                record.msg += f", relative error {row['relative_error']:.2e}"
         super().emit(record)

@@ -12,7 +12,7 @@ from fedquant.control.base import Horizon, Memory
 from fedquant.keys import Purpose
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario
-from fedquant.scenario.schema import DataUplink
+from fedquant.scenario.schema import DeltaUplink, GradientUplink
 from fedquant.wire import HEADER_SIZE, Knobs
 from strategies.base import UplinkStrategy, decode_error
 from strategies.replies import Inbox
@@ -23,8 +23,8 @@ class VectorStrategy(UplinkStrategy):
 
     def __init__(self, scenario: Scenario, ledger: Ledger) -> None:
         super().__init__(scenario, ledger)
-        if isinstance(scenario.uplink, DataUplink):
-            raise TypeError("VectorStrategy: the scenario's uplink carries data; use DataStrategy")
+        if not isinstance(scenario.uplink, GradientUplink | DeltaUplink):
+            raise TypeError(f"VectorStrategy: the scenario's uplink is {scenario.uplink.kind}")
         self.uplink = scenario.uplink
         self.control = scenario.uplink.control
         self.memory: Memory = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedquant import cli
+from fedquant.report.run import size
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -25,6 +26,16 @@ def test_a_run_ends_with_a_table(
     out = capsys.readouterr().out
     assert "accuracy" in out
     assert "run folder" in out
+
+
+def test_a_descent_ends_with_errors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "run", "descent", "--out", str(tmp_path)) == 0
+    out = capsys.readouterr().out
+    assert "relative error" in out
+    assert "accuracy" not in out
+    assert "iterations, rate 0.8" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(
@@ -52,7 +63,7 @@ def test_mistakes_are_one_message(
 
 
 def test_sizes_are_decimal() -> None:
-    assert [cli.size(n) for n in (0, 999, 1000, 22_600_000, 5_000_000_000)] == [
+    assert [size(n) for n in (0, 999, 1000, 22_600_000, 5_000_000_000)] == [
         "0 B",
         "999 B",
         "1 kB",

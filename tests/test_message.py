@@ -138,3 +138,12 @@ def test_integer_knobs_take_as_few_bytes_as_they_can(value: int) -> None:
 def test_an_integer_knob_over_64_bits_is_refused() -> None:
     with pytest.raises(CodecError, match="64 bits"):
         encode_knobs({"codec": {"bits": 2**63}})
+
+
+def test_outcomes_are_yes_or_no() -> None:
+    data = bytearray(Request(1, 2, (3, 4), (0, 1), (False, True), {}, ()).to_bytes())
+    at = data.index(b"\0\1", 20 + 16)
+    assert Request.from_bytes(bytes(data)).delivered == (False, True)
+    data[at + 1] = 2
+    with pytest.raises(CodecError, match="is 0 or 1"):
+        Request.from_bytes(bytes(data))

@@ -177,8 +177,8 @@ def mini_groups(config: dict[str, Any], spec: dict[str, Any], default: str) -> l
 
 def mini_body(config: dict[str, Any], spec: dict[str, Any], word: int, x: list[float]) -> bytes:
     name = config["name"]
-    if name in ("float32", "float16"):
-        return b"".join(struct.pack("<f" if name == "float32" else "<e", v) for v in x)
+    if name in ("float64", "float32", "float16"):
+        return b"".join(struct.pack({"float64": "<d", "float32": "<f", "float16": "<e"}[name], v) for v in x)
     if name in ("qsgd", "terngrad"):
         cuts = mini_groups(config, spec, "whole" if name == "qsgd" else "segment")
         bits = None if name == "terngrad" or "levels" in config else config.get("bits", 4)
@@ -272,7 +272,7 @@ def test_vectors(example: dict[str, Any]) -> None:
 
 
 DEFAULTS = {("qsgd", "bits"): 4, ("uniform", "bits"): 4.0, ("dataq", "m"): 8}
-SIMPLE = ("float32", "float16", "qsgd", "terngrad", "sign", "uniform", "topk")
+SIMPLE = ("float64", "float32", "float16", "qsgd", "terngrad", "sign", "uniform", "topk")
 WRITTEN = [e for e in VECTORS if e["codec"]["name"] in SIMPLE and "entropy" not in e["codec"]]
 
 

@@ -1,4 +1,4 @@
-"""Plain floats: float32, what every scheme is compared with, and its two halves, rounded to nearest even.
+"""Plain floats: float32, what schemes are compared with, its two halves, rounded to nearest even, float64.
 
 Body: the numbers one after another, little-endian.
 """
@@ -33,6 +33,29 @@ class Float32(Codec):
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
         return _read(data, "<f4", spec, self.name).astype(np.float32)
+
+
+@final
+@dataclass(frozen=True)
+class Float64(Codec):
+    """float64, little-endian: 64 bit/coordinate. For float64 vectors alone."""
+
+    name: ClassVar[str] = "float64"
+
+    def check(self, spec: Spec) -> None:
+        """Raises CodecError for float32 vectors."""
+        if spec.dtype != "float64":
+            raise CodecError(f"float64: codes float64, not {spec.dtype}; use float32")
+
+    def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
+        """0: nothing is lost."""
+        return 0.0
+
+    def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
+        return Body(x.astype("<f8", copy=False).tobytes(), x.copy, state)
+
+    def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
+        return _read(data, "<f8", spec, self.name).astype(np.float64)
 
 
 @final

@@ -9,5 +9,6 @@ in float64; every array is of one instance, float64[n], or of many along a leadi
     quantizers           the codecs `uniform` and `ball` over many instances, without bytes
     simulate             all of it over many instances
     several              naive quantization with memory for several workers
+    course               the server of a run, the same for all methods
     rates                what theory promises
 """

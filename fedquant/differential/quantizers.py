@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from fedquant.codecs.ball import grid
+from fedquant.codecs.base import Spec
 from fedquant.codecs.uniform import split_levels
 from fedquant.differential.arrays import F64, col
 from fedquant.errors import CodecError
@@ -28,6 +29,14 @@ class Quantizer(Protocol):
 
         Raises CodecError where u is outside the range.
         """
+
+
+@runtime_checkable
+class RangeCodec(Protocol):
+    """A codec with a knob `range` = r, of which ‖x̂ − x‖₂ ≤ q·r is known wherever ‖x‖₂ ≤ r."""
+
+    def covering_ratio(self, spec: Spec) -> float:
+        """q."""
 
 
 class Cube:

@@ -6,13 +6,15 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedquant.errors import ConfigError
+from fedquant.errors import ConfigError, FedquantError
 from fedquant.scenario import Scenario, load
+from fedquant.scenario.descent import DescentUplink
 
 Row = dict[str, Any]
 
@@ -26,7 +28,9 @@ class Result:
 
     @property
     def accuracy(self) -> float:
-        """Test accuracy after the last round, in [0, 1]."""
+        """Test accuracy after the last round, in [0, 1]. Raises FedquantError for a descent: it has none."""
+        if "relative_error" in self.rounds[-1]:
+            raise FedquantError(f"{self.folder}: a descent has no accuracy, use rounds[-1]['relative_error']")
         return float(self.rounds[-1]["test_accuracy"])
 
     @property
@@ -81,7 +85,6 @@ def read(folder: Path) -> Result:
 
 def _local(scenario: Scenario, folder: Path, on_round: Callable[[Row], None] | None) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    import torch
     from flwr.app import Context, RecordDict
 
     import clients.app
@@ -94,17 +97,32 @@ def _local(scenario: Scenario, folder: Path, on_round: Callable[[Row], None] | N
     context = Context(
         run_id=1, node_id=1, node_config={"out": str(folder)}, state=RecordDict(), run_config=run_config
     )
-    log, flower, threads = logging.getLogger("fedquant"), logging.getLogger("flwr"), torch.get_num_threads()
+    log, flower = logging.getLogger("fedquant"), logging.getLogger("flwr")
     handler, level, quiet = _Rounds(on_round), log.level, flower.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     flower.setLevel(logging.WARNING)
     try:
-        strategies.app.app(grid, context)
+        with _own_threads(scenario):
+            strategies.app.app(grid, context)
     finally:
         log.removeHandler(handler)
         log.setLevel(level)
         flower.setLevel(quiet)
+
+
+@contextmanager
+def _own_threads(scenario: Scenario) -> Iterator[None]:
+    """Gives torch back the threads that it had; a descent has no torch."""
+    if isinstance(scenario.uplink, DescentUplink):
+        yield
+        return
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
         torch.set_num_threads(threads)
 
 

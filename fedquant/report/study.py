@@ -19,6 +19,7 @@ from fedquant.errors import ConfigError
 from fedquant.registry import explain
 from fedquant.report.distortion import Distortion, measure
 from fedquant.scenario import find, load
+from fedquant.scenario.descent import DescentUplink
 
 
 class Study(BaseModel):
@@ -71,6 +72,8 @@ def jobs(study: Study, out: Path) -> list[Job]:
         for scheme, changes in study.schemes.items():
             # A scheme replaces what the study sets for all, a varied value replaces both.
             scenario = load(study.scenario, {**study.overrides, **changes, **chosen})
+            if isinstance(scenario.uplink, DescentUplink):
+                raise ConfigError(f"{study.name}: {scenario.name} descends and has no accuracy to compare")
             folder = out / "".join(c if c.isalnum() or c in "-=+." else "_" for c in scheme) / label
             found.append(Job(scheme, folder, scenario.to_json()))
     return found

@@ -15,7 +15,7 @@ from fedquant.errors import ConfigError, suggest
 from fedquant.registry import explain
 from fedquant.scenario.schema import Scenario
 
-_TAGS = {"gradient", "delta", "data"}
+_TAGS = {"gradient", "delta", "data", "descent"}
 
 
 def folder() -> Path:

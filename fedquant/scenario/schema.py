@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fedquant import registry
 from fedquant.codecs.base import Codec, Spec
@@ -18,32 +18,20 @@ from fedquant.codecs.floats import Float32
 from fedquant.codecs.gradcorr import GradCorr
 from fedquant.codecs.refinement import Refinement
 from fedquant.control.base import Controller
-from fedquant.errors import ConfigError, suggest
+from fedquant.errors import ConfigError
 from fedquant.keys import Key
+from fedquant.scenario.descent import DOWNLINK, OPTIMIZER, DescentUplink, check_descent
+from fedquant.scenario.section import Section
 from fedquant.selection.base import Selection
 from fedquant.selection.rules import All
 
 if TYPE_CHECKING:
     from fedquant.tasks.base import Task
+    from fedquant.tasks.convex import ConvexTask
 
 
 def _bare_name(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    """A mapping of known keys; an unknown one is an error that names the likely one meant."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known_keys(cls, given: Any) -> Any:
-        if isinstance(given, dict) and cls.model_config.get("extra") != "allow":
-            for key in given:
-                if key not in cls.model_fields:
-                    raise ConfigError(f"unknown key {key!r}, {suggest(str(key), cls.model_fields)}")
-        return given
 
 
 class Topology(Section):
@@ -113,7 +101,7 @@ class DataUplink(Section):
         return self
 
 
-Uplink = Annotated[GradientUplink | DeltaUplink | DataUplink, Field(discriminator="kind")]
+Uplink = Annotated[GradientUplink | DeltaUplink | DataUplink | DescentUplink, Field(discriminator="kind")]
 
 
 class Downlink(Section):
@@ -190,19 +178,28 @@ class Scenario(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_optimizer(cls, given: Any) -> Any:
+    def _defaults_by_uplink(cls, given: Any) -> Any:
         """A mean of model differences is applied whole (FedAvg); gradients need a step size."""
         if not isinstance(given, dict) or not isinstance(given.get("training"), dict):
             return given
         uplink = given.get("uplink")
-        delta = isinstance(uplink, dict) and uplink.get("kind") == "delta"
-        default = {"name": "sgd", "lr": 1.0 if delta else 0.05}
+        kind = uplink.get("kind") if isinstance(uplink, dict) else None
+        default: dict[str, Any] = {"name": "sgd", "lr": 1.0 if kind == "delta" else 0.05}
+        if kind == "descent":
+            given, default = {"downlink": DOWNLINK, **given}, OPTIMIZER
         return {**given, "training": {"optimizer": default, **given["training"]}}
 
     @field_validator("task")
     @classmethod
     def _task(cls, value: dict[str, Any]) -> dict[str, Any]:
         return registry.resolved(registry.create("task", value))
+
+    @model_validator(mode="after")
+    def _descent_or_not(self) -> Scenario:
+        plain = Training(rounds=self.training.rounds, optimizer=Optimizer.model_validate(OPTIMIZER))
+        given = [k for k in Training.model_fields if getattr(self.training, k) != getattr(plain, k)]
+        check_descent(self.build_task, self.uplink, self.downlink.model_dump(mode="json"), given)
+        return self
 
     @model_validator(mode="after")
     def _enough_sensors(self) -> Scenario:
@@ -222,9 +219,9 @@ class Scenario(Section):
         return self
 
     @cached_property
-    def build_task(self) -> Task:
+    def build_task(self) -> Task | ConvexTask:
         """The task that `task` describes."""
-        task: Task = registry.create("task", self.task)
+        task: Task | ConvexTask = registry.create("task", self.task)
         return task
 
     def to_json(self) -> str:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, Final, final
 
 import numpy as np
 from pydantic import Field
 
 from fedquant.differential import logistic, problems, several
 from fedquant.differential.arrays import norm
-from fedquant.errors import DataError
+from fedquant.errors import ConfigError, DataError
 from fedquant.keys import Key
 
 Problem = problems.Quadratic | logistic.Logistic
+_WIDEST: Final = 12  # decades between L_k: float64 has 16 digits
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -34,11 +36,11 @@ class ConvexTask(ABC):
     """A convex problem. A frozen dataclass whose fields are its YAML keys.
 
     L, mu, D: smoothness, strong convexity and ‖x̂₀ − x*‖ ≤ D of f where they are known; otherwise computed.
-    A server that knows no x* would have to be given D.
     """
 
     name: ClassVar[str]
     quadratic: ClassVar[bool]
+    dtype: ClassVar[type[np.generic]] = np.float64
 
     L: Positive | None = None
     mu: Positive | None = None
@@ -76,11 +78,18 @@ class LeastSquares(ConvexTask):
     name: ClassVar[str] = "least_squares"
     quadratic: ClassVar[bool] = True
 
-    n: Annotated[int, Field(ge=1)] = 32
+    n: Annotated[int, Field(ge=1, le=4096)] = 32
     kappa: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 10.0
     rows: Annotated[int, Field(ge=1)] | None = None
     workers: Annotated[int, Field(ge=1, lt=1 << 22)] = 1
     spread: Positive = 1.0
+
+    def __post_init__(self) -> None:
+        if abs(math.log10(self.spread)) * (self.workers - 1) > _WIDEST:
+            raise ConfigError(
+                f"least_squares: spread={self.spread:g} over {self.workers} workers is more than "
+                f"10^{_WIDEST} between the first and the last; have fewer, or take it closer to 1"
+            )
 
     @property
     def n_sensors(self) -> int:
@@ -126,23 +135,23 @@ class Matrix(ConvexTask):
             if path.is_file():
                 return path
         raise DataError(
-            f"matrix: no file {', '.join(map(str, tried))}; give a path, or set FEDQUANT_DATA to a folder that "
-            "has it in matrices/"
+            f"matrix: no file {', '.join(map(str, tried))}; give a path, or set FEDQUANT_DATA to a folder "
+            "that has it in matrices/"
         )
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Logistic(ConvexTask):
-    """f_k = mean of ln(1 + exp(−label·aᵀx)) over `rows` rows + ½·ridge·‖x‖²; N(0, 1) rows, a tenth mislabelled.
+    """f_k = mean of ln(1 + exp(−label·aᵀx)) over `rows` rows a + ½·ridge·‖x‖².
 
-    Workers hold their own rows of one data set and share x̂₀.
+    Rows have N(0, 1) entries, a tenth of the labels is flipped. Workers hold their own rows of one data set.
     """
 
     name: ClassVar[str] = "logistic"
     quadratic: ClassVar[bool] = False
 
-    n: Annotated[int, Field(ge=1)] = 16
+    n: Annotated[int, Field(ge=1, le=4096)] = 16
     ridge: Positive = 0.1
     rows: Annotated[int, Field(ge=1)] = 100
     workers: Annotated[int, Field(ge=1, lt=1 << 22)] = 1

@@ -10,8 +10,8 @@ from typing import Final, TypeVar
 from fedquant.kernels import rng
 from fedquant.keys import Key
 
-WINDOW: Final = 1 << 12
-"""Draws a case may take; 2**20 cases share a key."""
+WINDOW: Final = 1 << 13
+"""Draws a case may take; 2**19 cases share a key."""
 
 T = TypeVar("T")
 _WORDS: Final = struct.Struct("<16I")

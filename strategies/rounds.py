@@ -1,0 +1,264 @@
+"""What every strategy here does around its own step: registration, requests, replies, ledger."""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from fedquant import carrier
+from fedquant.errors import EngineError
+from fedquant.kernels import rng
+from fedquant.keys import Purpose
+from fedquant.ledger import Ledger, Status
+from fedquant.message import Hello, Request, encode_knobs
+from fedquant.scenario import Scenario
+from fedquant.wire import Knobs
+from strategies.replies import Inbox
+
+log = logging.getLogger("fedquant")
+_PATIENCE: Final = 3  # rounds in a row in which every node fails
+_CONNECT: Final = 300.0  # seconds for all nodes to appear
+
+
+class RoundStrategy(Strategy):
+    """Base of fedquant's strategies: one run of one scenario, written to one ledger.
+
+    sizes: how many samples each sensor has, which nodes must confirm. slots: payloads a sensor and round.
+    A strategy that is `done` ends the run before its last round.
+    """
+
+    def __init__(self, scenario: Scenario, ledger: Ledger, sizes: Sequence[int], slots: int) -> None:
+        self.scenario, self.ledger, self.sizes, self.slots = scenario, ledger, sizes, slots
+        self.hosts: dict[int, int] = {}  # sensor -> Flower node
+        self.judged: dict[int, tuple[int, bool]] = {}  # sensor -> its last judged payload
+        self.totals = {"uplink": 0, "downlink": 0}
+        self.failed_rounds = 0
+        self.done = False
+
+    # ---- what a strategy adds
+
+    @abstractmethod
+    def round_knobs(self, round: int) -> dict[str, Knobs]:
+        """What this round's nodes are told, by receiver."""
+
+    @abstractmethod
+    def speak(self, round: int) -> int:
+        """Codes what all nodes are sent besides the knobs; its bytes."""
+
+    @abstractmethod
+    def words(self, node: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
+        """(how to read it, payloads, bytes beyond what all are sent) for a node."""
+
+    @abstractmethod
+    def learn(self, inbox: Inbox, knobs: dict[str, Knobs]) -> tuple[dict[str, Any], dict[int, int]]:
+        """Decodes, refuses and steps: (fields for the round's line, samples a sensor)."""
+
+    @abstractmethod
+    def arrays(self) -> ArrayRecord:
+        """The model as Flower carries it."""
+
+    @abstractmethod
+    def save(self, path: str) -> None:
+        """Writes the model as safetensors."""
+
+    def heard(self, inbox: Inbox) -> None:
+        """Notes which nodes answered."""
+
+    def end_round(self, round: int) -> dict[str, Any]:
+        """What there is to do after a step; more fields for the round's line."""
+        return {}
+
+    def evaluate(self, round: int) -> dict[str, float]:
+        """Measures of the model, where this round is one to evaluate."""
+        return {}
+
+    # ---- Flower's interface
+
+    def start(self, *args: Any, **kwargs: Any) -> Result:
+        """Flower's loop over rounds, left early where the strategy is done."""
+        try:
+            return super().start(*args, **kwargs)
+        except _Done:
+            return Result(arrays=self.arrays())
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One message a node that hosts a sampled sensor."""
+        if self.done:
+            raise _Done
+        self.started = time.perf_counter()
+        if not self.hosts:
+            self.register(grid)
+        self.knobs = self.round_knobs(server_round)
+        self.downlink, self.catch_up = len(encode_knobs(self.knobs)) + self.speak(server_round), 0
+        nodes: dict[int, list[int]] = {}
+        for sensor in self.sample(server_round):
+            nodes.setdefault(self.hosts[sensor], []).append(sensor)
+        self.inbox = Inbox(
+            self.scenario.run_id,
+            server_round,
+            self.slots,
+            {node: tuple(sensors) for node, sensors in nodes.items()},
+        )
+        return [self._request(node, tuple(s), server_round) for node, s in nodes.items()]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Decodes, steps, evaluates and writes the ledger."""
+        inbox, arrived = self.inbox, time.perf_counter()
+        inbox.read(replies)
+        self.heard(inbox)
+        if inbox.payloads:
+            self.failed_rounds = 0
+        else:
+            self._nobody()
+        fields, samples = self.learn(inbox, self.knobs)
+        fields = {**self.end_round(server_round), **fields}
+        for sensor in inbox.speaking():
+            self.judged[sensor] = (server_round, sensor not in inbox.refused)
+        row = self._row(server_round, inbox, fields, samples)
+        metrics = self.evaluate(server_round)
+        stepped = time.perf_counter()
+        self._record(row | metrics, inbox, samples)
+        self.ledger.timing(
+            {
+                "round": server_round,
+                "nodes_s": round(arrived - self.started, 6),
+                "server_s": round(stepped - arrived, 6),
+            }
+        )
+        return self.arrays(), MetricRecord({"uplink_bytes": row["uplink_bytes"], **metrics})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """None: the server evaluates."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """None: the server evaluates."""
+        return None
+
+    def summary(self) -> None:
+        """Logs what is about to run."""
+        uplink = self.scenario.uplink
+        log.info(
+            "%s: %d sensors, %s uplink by %s",
+            self.scenario.name,
+            self.scenario.sensors,
+            uplink.kind,
+            uplink.codec,
+        )
+
+    # ---- the parts
+
+    def register(self, grid: Grid) -> None:
+        """Asks every node for its sensors. Raises EngineError where one is missing or claimed twice."""
+        wanted, deadline = self.scenario.gateways, time.monotonic() + _CONNECT
+        while len(nodes := list(grid.get_node_ids())) < wanted:
+            if time.monotonic() > deadline:
+                raise EngineError(f"only {len(nodes)} of {wanted} nodes connected within {_CONNECT:g} s")
+            time.sleep(0.2)
+        queries = [Message(RecordDict(), dst_node_id=node, message_type="query") for node in nodes]
+        for reply in grid.send_and_receive(queries):
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                raise EngineError(f"node {node} cannot take part: {reply.error.reason}")
+            hello = Hello.from_bytes(carrier.unwrap(reply.content))
+            if hello.run != self.scenario.run_id:
+                raise EngineError(f"node {node} is in run {hello.run:016x}, not {self.scenario.run_id:016x}")
+            for sensor, samples in zip(hello.sensors, hello.samples, strict=True):
+                if sensor in self.hosts or sensor >= self.scenario.sensors:
+                    raise EngineError(f"node {node} claims sensor {sensor}, which is taken or does not exist")
+                if samples != self.sizes[sensor]:
+                    raise EngineError(
+                        f"sensor {sensor} has {samples} samples, the server counts "
+                        f"{self.sizes[sensor]}; the data sets differ"
+                    )
+                self.hosts[sensor] = node
+        if missing := sorted(set(range(self.scenario.sensors)) - set(self.hosts)):
+            raise EngineError(f"no node hosts sensors {missing}")
+
+    def sample(self, server_round: int) -> list[int]:
+        """The sensors of a round, ascending."""
+        training, n = self.scenario.training, self.scenario.sensors
+        k = training.sensors_per_round or max(1, round(training.fraction * n))
+        if k == n:
+            return list(range(n))
+        key = self.scenario.key.fold(round=server_round, purpose=Purpose.SENSORS)
+        return sorted(rng.choice(key, n, k).tolist())
+
+    def _request(self, node: int, sensors: tuple[int, ...], server_round: int) -> Message:
+        reading, payloads, extra = self.words(node, server_round)
+        self.catch_up += extra
+        judged = [self.judged.get(s, (0, False)) for s in sensors]
+        request = Request(
+            self.scenario.run_id,
+            server_round,
+            sensors,
+            tuple(r for r, _ in judged),
+            tuple(d for _, d in judged),
+            {**self.knobs, "downlink": reading} if reading else self.knobs,
+            payloads,
+        )
+        return Message(carrier.wrap(request.to_bytes()), dst_node_id=node, message_type="train")
+
+    def _nobody(self) -> None:
+        self.failed_rounds += 1
+        if self.failed_rounds >= _PATIENCE:
+            raise EngineError(
+                f"no node answered in {_PATIENCE} rounds in a row; the last reasons:\n"
+                + "\n".join(self.inbox.failures[:5])
+            )
+
+    def _row(
+        self, server_round: int, inbox: Inbox, fields: dict[str, Any], samples: dict[int, int]
+    ) -> dict[str, Any]:
+        for text in [*inbox.failures, *inbox.refused.values()]:
+            log.warning("round %d: %s", server_round, text)
+        uplink = sum(inbox.uplink_bytes.values())
+        self.totals["uplink"] += uplink
+        self.totals["downlink"] += self.downlink + self.catch_up
+        return {
+            "round": server_round,
+            "asked": sum(map(len, inbox.expected.values())),
+            "answered": len(inbox.payloads),
+            "refused": len(inbox.refused),
+            "failures": len(inbox.failures),
+            "samples": sum(samples.values()),
+            "uplink_bytes": uplink,
+            "downlink_bytes": self.downlink,
+            "catch_up_bytes": self.catch_up,
+            "uplink_total": self.totals["uplink"],
+            "downlink_total": self.totals["downlink"],
+            **fields,
+        }
+
+    def _record(self, row: dict[str, Any], inbox: Inbox, samples: dict[int, int]) -> None:
+        for sensor in sorted(s for sensors in inbox.expected.values() for s in sensors):
+            status = Status.MISSING
+            if sensor in inbox.payloads:
+                status = Status.ACCEPTED if any(inbox.payloads[sensor]) else Status.SILENT
+            if sensor in inbox.refused:
+                status = Status.REFUSED
+            self.ledger.sensor(
+                inbox.round, sensor, inbox.uplink_bytes.get(sensor, 0), samples.get(sensor, 0), status
+            )
+        self.ledger.round(row)
+        log.info("round %d", inbox.round, extra={"row": row})
+        if self.done or inbox.round == self.scenario.training.rounds:
+            self.ledger.flush()
+            self.save(str(self.ledger.model_path))
+
+
+class _Done(Exception):
+    """Leaves Flower's loop."""
