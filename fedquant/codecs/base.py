@@ -69,7 +69,7 @@ class Codec(Configured, ABC):
 
     kind: ClassVar[registry.Kind] = "codec"
     finds_nonfinite: ClassVar[bool] = False
-    """Its scales show every NaN and infinity (then it calls `refuse_nonfinite`), and finite ones decode so."""
+    """Its scales show a NaN or infinity (it then calls `refuse_nonfinite`), and it decodes to none."""
 
     # ---- what a codec writes
 
