@@ -22,7 +22,7 @@ def reproduce(
     matrix: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Runs an experiment into the folder `out`; its Markdown report. Raises ConfigError for an unknown name."""
+    """Runs an experiment into the folder `out`; its report. Raises ConfigError for an unknown name."""
     if name not in EXPERIMENTS:
         raise ConfigError(f"unknown experiment {name!r}: {suggest(name, EXPERIMENTS)}")
     module = importlib.import_module(EXPERIMENTS[name])
