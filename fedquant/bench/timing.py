@@ -62,27 +62,18 @@ class Memcpy:
 
 def thread_counts() -> tuple[int, ...]:
     """(1, 2), or (1,) where the kernels have no second thread."""
-    if not kernels.COMPILED:
-        return (1,)
-    import numba
-
-    return (1, 2) if numba.get_num_threads() > 1 else (1,)
+    return (1, 2) if kernels.COMPILED and kernels.get_threads() > 1 else (1,)
 
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
     """Lets the kernels use n threads."""
-    if not kernels.COMPILED:
-        yield
-        return
-    import numba
-
-    before = numba.get_num_threads()
-    numba.set_num_threads(n)
+    before = kernels.get_threads()
+    kernels.set_threads(n)
     try:
         yield
     finally:
-        numba.set_num_threads(before)
+        kernels.set_threads(before)
 
 
 def compare(operation: Operation, memcpy: Operation, n_threads: int, budget: float) -> Timing:

@@ -113,17 +113,20 @@ def _local(scenario: Scenario, folder: Path, on_round: Callable[[Row], None] | N
 
 @contextmanager
 def _own_threads(scenario: Scenario) -> Iterator[None]:
-    """Gives torch back the threads that it had; a descent has no torch."""
+    """Gives torch and kernels back the threads that they had; a descent has no torch."""
     if isinstance(scenario.uplink, DescentUplink):
         yield
         return
     import torch
 
-    threads = torch.get_num_threads()
+    from fedquant import kernels
+
+    before = torch.get_num_threads(), kernels.get_threads()
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before[0])
+        kernels.set_threads(before[1])
 
 
 def _flower(scenario: Scenario, folder: Path, on_line: Callable[[str], None]) -> None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from fedquant.errors import ConfigError
+from fedquant.kernels.threads import get_threads, set_threads
 
 _wanted = os.environ.get("FEDQUANT_KERNELS", "")
 if _wanted not in ("", "numpy", "numba"):
@@ -24,4 +25,17 @@ if TYPE_CHECKING or not COMPILED:
 else:
     from fedquant.kernels.compiled import fused, hadamard, pack, quantize, rans, rng, scan, steps, topk
 
-__all__ = ["COMPILED", "fused", "hadamard", "pack", "quantize", "rans", "rng", "scan", "steps", "topk"]
+__all__ = [
+    "COMPILED",
+    "fused",
+    "get_threads",
+    "hadamard",
+    "pack",
+    "quantize",
+    "rans",
+    "rng",
+    "scan",
+    "set_threads",
+    "steps",
+    "topk",
+]

@@ -11,6 +11,13 @@ from fedquant.errors import ConfigError, suggest
 
 EXPERIMENTS: Final = {
     "dqgd-fig3": "fedquant.reproduce.dqgd",
+    "dqsgd-table1": "fedquant.reproduce.dqsgd",
+    "qcs-fig2": "fedquant.reproduce.qcs_regression",
+    "qcs-fig3": "fedquant.reproduce.qcs_variance",
+    "qcs-fig4": "fedquant.reproduce.qcs_relative_error",
+    "qcs-fig5": "fedquant.reproduce.qcs_time",
+    "qcs-fig6": "fedquant.reproduce.qcs_training",  # and 7
+    "qcs-fig8": "fedquant.reproduce.qcs_cifar",
 }
 """What `fedquant reproduce` knows: each module has a `run(out, quick=…, say=…)` that returns its report."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parameters_to_vector
 
+from fedquant import kernels
 from fedquant.errors import DataError
 from fedquant.keys import Key, Purpose
 from fedquant.tasks.base import Dataset, Indices, Task
@@ -22,7 +23,8 @@ F32 = npt.NDArray[np.float32]
 
 
 def use_threads(n: int) -> None:
-    """Lets torch use n threads in this process; one makes results the same on every engine."""
+    """Lets torch and the kernels use n threads in this process; one makes results equal on every engine."""
+    kernels.set_threads(n)
     if torch.get_num_threads() != n:
         torch.set_num_threads(n)
 

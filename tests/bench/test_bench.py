@@ -116,12 +116,10 @@ def test_speed_is_relative_to_memcpy(clock: Clock) -> None:
 def test_threads_are_put_back() -> None:
     if not kernels.COMPILED:
         pytest.skip("numpy kernels have no threads")
-    import numba
-
-    before = numba.get_num_threads()
+    before = kernels.get_threads()
     with timing.threads(1):
-        assert numba.get_num_threads() == 1
-    assert numba.get_num_threads() == before
+        assert kernels.get_threads() == 1
+    assert kernels.get_threads() == before
 
 
 # ---- rate and distortion

@@ -2,13 +2,12 @@ from __future__ import annotations
 
 import struct
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from fedquant import wire
+from fedquant import kernels, wire
 from fedquant.codecs import ecq_search as search
 from fedquant.codecs import entropy
 from fedquant.codecs.base import Spec
@@ -437,15 +436,15 @@ def test_huge_integers_do_not_overflow() -> None:
 
 @pytest.mark.parametrize("codec", [ECQ(), ECQ(bytes=50_000), ECQ(nmse=0.1, dither=True)])
 def test_threads_change_no_byte(codec: ECQ) -> None:
-    before = numba.get_num_threads()
+    before = kernels.get_threads()
     x = np.tile(VECTORS["sampled"], 4)
     payloads = []
     try:
         for threads in (1, before):
-            numba.set_num_threads(threads)
+            kernels.set_threads(threads)
             payloads.append(codec.encode(x, Spec(x.size), KEY)[0])
     finally:
-        numba.set_num_threads(before)
+        kernels.set_threads(before)
     assert payloads[0] == payloads[1]
 
 

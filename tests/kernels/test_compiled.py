@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fedquant import kernels
 from fedquant.kernels.compiled import jit, quantize, rng, scan
 from fedquant.kernels.reference import quantize as reference_quantize
 from fedquant.kernels.reference import rng as reference_rng
@@ -40,12 +41,12 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    before = numba.get_num_threads()
+    before = kernels.get_threads()
     if request.param > numba.config.NUMBA_NUM_THREADS:
         pytest.skip("numba was started with fewer threads")
-    numba.set_num_threads(request.param)
+    kernels.set_threads(request.param)
     yield request.param
-    numba.set_num_threads(before)
+    kernels.set_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from fedquant import kernels
 from fedquant.errors import CodecError
 from fedquant.kernels.compiled import fused as compiled
 from fedquant.kernels.compiled import jit
@@ -143,8 +144,8 @@ def test_a_term_is_rounded_before_it_is_added() -> None:
 def test_many_numbers_on_many_threads(bits: int, s: int, threads: int) -> None:
     if threads > numba.config.NUMBA_NUM_THREADS:
         pytest.skip("numba was started with fewer threads")
-    before = numba.get_num_threads()
-    numba.set_num_threads(threads)
+    before = kernels.get_threads()
+    kernels.set_threads(threads)
     try:
         x = vector(MANY)
         data = compiled.quantize_bits(x, 1.0, s, bits, "stochastic", KEY, 3)
@@ -159,7 +160,7 @@ def test_many_numbers_on_many_threads(bits: int, s: int, threads: int) -> None:
         with pytest.raises(CodecError):
             compiled.check_bits(bytes(bad), MANY, s, bits)
     finally:
-        numba.set_num_threads(before)
+        kernels.set_threads(before)
 
 
 @both

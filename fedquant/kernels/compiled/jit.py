@@ -12,6 +12,8 @@ from typing import Any, Final, TypeVar
 
 import numba
 
+from fedquant.kernels.threads import get_threads
+
 Function = Callable[..., Any]
 Result = TypeVar("Result")
 
@@ -36,8 +38,8 @@ def inlined(function: Function) -> Function:
 
 
 def spread(run: Callable[[int, int], Result], n: int, grain: int = 1) -> list[Result]:
-    """[run(start, stop), …] over range(n), cut at multiples of `grain` among numba's count of threads."""
-    threads = numba.get_num_threads() if n >= MANY else 1
+    """[run(start, stop), …] over range(n), cut at multiples of `grain` among the threads there are."""
+    threads = get_threads() if n >= MANY else 1
     if threads == 1:
         return [run(0, n)]
     size = -(-n // (threads * _PIECES * grain)) * grain

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from fedquant.errors import CodecError
+from fedquant.kernels.compiled.jit import inlined, kernel
 from fedquant.kernels.reference import rans as reference
 from fedquant.kernels.reference.rans import (
     BITS,
@@ -29,6 +29,7 @@ from fedquant.kernels.reference.rans import (
     symbols_of,
     token_limit,
 )
+from fedquant.kernels.threads import get_threads
 
 __all__ = [
     "BITS",
@@ -66,17 +67,9 @@ SLOT_MASK: Final = u32((1 << BITS) - 1)
 SHIFT: Final = u32(31 - BITS)
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
-
-
-def _inlined(function: Callable[..., Any]) -> Any:
-    return numba.njit(inline="always", error_model="numpy")(function)
-
-
 def _spread(task: Callable[[int], Result], items: Sequence[int], total: int) -> list[Result]:
     """task(i) for every item. Threads live for one call: they survive no fork, and stall nobody else."""
-    workers = min(numba.get_num_threads(), len(items))
+    workers = min(get_threads(), len(items))
     if total < MANY or workers < 2:
         return [task(i) for i in items]
     with ThreadPoolExecutor(workers) as pool:
@@ -86,7 +79,7 @@ def _spread(task: Callable[[int], Result], items: Sequence[int], total: int) -> 
 # ---- codes to symbols
 
 
-@_compiled
+@kernel
 def _join(codes, t, levels, symbols, counts):  # type: ignore[no-untyped-def]
     """Fills symbols and counts; returns the largest code."""
     highest = codes.dtype.type(0)
@@ -109,7 +102,7 @@ def _join(codes, t, levels, symbols, counts):  # type: ignore[no-untyped-def]
     return highest
 
 
-@_compiled
+@kernel
 def _split(symbols, t, levels, codes):  # type: ignore[no-untyped-def]
     inverse = u32((u32(65535) + levels) // levels)  # exact below 256
     rest = np.empty(256, u32)
@@ -171,7 +164,7 @@ def split(symbols: Symbols, n: int, levels: int) -> U32:
 # ---- symbols to bytes
 
 
-@_inlined
+@inlined
 def _push(x, w, y, packed, inverse, shift, words):  # type: ignore[no-untyped-def]
     """Symbol y onto state x: x ← ⌊x/f⌋·2**14 + x mod f + start, after a word where x would overflow."""
     v = packed[y]
@@ -184,7 +177,7 @@ def _push(x, w, y, packed, inverse, shift, words):  # type: ignore[no-untyped-de
     return u32(x + u32(v & MASK16) + u32(q * u32(u32(1 << BITS) - f))), w
 
 
-@_inlined
+@inlined
 def _pull(x, w, symbol, packed, words):  # type: ignore[no-untyped-def]
     """The symbol on top of state x, which takes a word where it fell below 2**15."""
     slot = u32(x & SLOT_MASK)
@@ -196,7 +189,7 @@ def _pull(x, w, symbol, packed, words):  # type: ignore[no-untyped-def]
     return (longer if short else x), w + u64(short), y
 
 
-@_compiled
+@kernel
 def _encode(symbols, packed, inverse, shift, states, words):  # type: ignore[no-untyped-def]
     """Fills `words` from its end; returns where they begin."""
     w, n = i64(words.size), states.size
@@ -213,7 +206,7 @@ def _encode(symbols, packed, inverse, shift, states, words):  # type: ignore[no-
     return w
 
 
-@_compiled
+@kernel
 def _decode(words, symbol, packed, states, out):  # type: ignore[no-untyped-def]
     """Fills `out`; returns how many words it took. Takes one a symbol at most: `words` is that long."""
     w, n = u64(0), states.size
@@ -276,7 +269,7 @@ def decode(data: bytes, m: int, freq: Counts) -> Symbols:
 # ---- integers to tokens and raw bits
 
 
-@_inlined
+@inlined
 def _log2(u):  # type: ignore[no-untyped-def]
     """⌊log2 u⌋ of 0 < u < 2**32."""
     e = 0
@@ -286,7 +279,7 @@ def _log2(u):  # type: ignore[no-untyped-def]
     return e
 
 
-@_compiled
+@kernel
 def _count_tokens(values, counts):  # type: ignore[no-untyped-def]
     """Whether every |v| is below 2**31; tokens of k = 7 into counts."""
     for i in range(values.size):
@@ -302,7 +295,7 @@ def _count_tokens(values, counts):  # type: ignore[no-untyped-def]
     return True
 
 
-@_compiled
+@kernel
 def _tokenize(values, k, tokens, raw):  # type: ignore[no-untyped-def]
     """Tokens of k, and raw bits to `raw`; returns how many bytes these take."""
     direct, held, filled, at = 1 << k, u64(0), 0, 0
@@ -327,7 +320,7 @@ def _tokenize(values, k, tokens, raw):  # type: ignore[no-untyped-def]
     return at
 
 
-@_compiled
+@kernel
 def _detokenize(tokens, raw, k, values):  # type: ignore[no-untyped-def]
     """How many raw bits the tokens took; −1 where there are too few, −2 for a value of −2**31."""
     direct, held, filled, at, total = 1 << k, u64(0), 0, 0, 0

@@ -1,0 +1,107 @@
+"""Figure 8 of the QCS paper: CifarNet learns CIFAR-10 with Adam on four workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from fedquant.reproduce import qcs_report as report
+from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, train
+
+SCENARIO: Final = "papers/qcs-cifar10"
+LABEL: Final = "CifarNet, Adam, 4 workers"
+SCHEMES: Final = ("no quantization", "QSGD", "QCS-1", "QCS-2", "QCS-1, feedback")
+
+
+class Size(NamedTuple):
+    """How much is run: rounds, how often it is evaluated, and on how many images."""
+
+    rounds: int
+    evaluate_every: int
+    test_samples: int
+
+
+FULL = Size(196, 28, 10_000)  # two epochs
+QUICK = Size(24, 6, 1_000)
+
+
+def run(
+    out: Path,
+    quick: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+    runs: Path = Path("runs"),
+    processes: int = 2,
+) -> Path:
+    """Writes qcs-fig8.{svg,png,csv,md} into the folder `out`; returns the Markdown file.
+
+    runs: a folder that keeps finished runs. Raises ConfigError without matplotlib, DataError without
+    CIFAR-10's JPEG copy.
+    """
+    figure, (axes,) = report.panels(1)  # before minutes of work
+    size = QUICK if quick else FULL
+    changes = {
+        "training.rounds": size.rounds,
+        "training.evaluate_every": size.evaluate_every,
+        "task.test_samples": size.test_samples,
+    }
+    setting = Setting(LABEL, SCENARIO, changes, SCHEMES)
+    name = "qcs-cifar10-quick" if quick else "qcs-cifar10"
+    found = {scheme: rounds for (_, scheme), rounds in train(name, [setting], runs, processes, say).items()}
+    losses = {scheme: measured(rounds, "test_loss") for scheme, rounds in found.items()}
+    rows = []
+    for scheme, rounds in found.items():
+        colour, line = STYLES[scheme]
+        evaluated = [row for row in rounds if "test_loss" in row]
+        x, y = [row["round"] for row in evaluated], losses[scheme]
+        axes.plot(x, y, linestyle=line, color=colour, label=scheme)
+        for row in evaluated:
+            score = float(row["test_accuracy"]), float(row["test_loss"])
+            rows.append((scheme, row["round"], *score, row["uplink_total"]))
+    report.finish(axes, LABEL, "round", "test loss, nat")
+    report.save(figure, out / "qcs-fig8")
+    head = ["scheme", "round", "test_accuracy", "test_loss", "uplink_bytes"]
+    report.write_csv(out / "qcs-fig8.csv", head, rows)
+    text = f"""
+`{SCENARIO}`: the JPEG copy of CIFAR-10, four workers, 128 images each a round, Adam 0.001, decay 0.99 an
+epoch, by `fedquant.run` with real payloads. Shortened against the paper, which trains to the end:
+{size.rounds} rounds of 98 an epoch; tested on {size.test_samples:,} images. One seed.
+
+Command: `fedquant reproduce qcs-fig8{" --quick" if size is QUICK else ""}`
+"""
+    table = [
+        (
+            scheme,
+            f"{gain(rounds, found['no quantization']):.1f}",
+            f"{losses[scheme][0]:.3f}",
+            f"{losses[scheme][-1]:.3f}",
+            f"{100 * measured(rounds, 'test_accuracy')[-1]:.1f}",
+        )
+        for scheme, rounds in found.items()
+    ]
+    head = ["scheme", "gain", f"loss, round {rows[0][1]}", "loss at the end", "accuracy at the end, %"]
+    return report.write(
+        out / "qcs-fig8.md",
+        "QCS, Figure 8: CifarNet on CIFAR-10",
+        text,
+        report.verdicts(claims(losses)),
+        report.table(head, table),
+        ["![Figure 8](qcs-fig8.svg)"],
+    )
+
+
+def claims(losses: dict[str, list[float]]) -> list[Claim]:
+    """What the paper says about Fig. 8, as measured: test losses at the evaluated rounds by scheme."""
+    mean = {scheme: sum(values) / len(values) for scheme, values in losses.items()}
+    falling = [scheme for scheme, values in losses.items() if values[-1] < values[0]]
+    out = [
+        Claim("all learn: the loss falls", f"{len(falling)} of {len(losses)}", len(falling) == len(losses))
+    ]
+    for scheme in ("QCS-1", "QCS-2"):
+        ratio = mean[scheme] / mean["no quantization"]
+        text = f"{scheme} converges about as fast as the baseline"
+        out.append(Claim(text, f"mean loss ×{ratio:.3f} (1.1)", ratio <= 1.1))
+    better = mean["QCS-2"] < mean["QSGD"]
+    shown = f"mean loss {mean['QCS-2']:.3f} against {mean['QSGD']:.3f}"
+    return [*out, Claim("QCS-2 converges faster than QSGD", shown, better)]

@@ -1,0 +1,305 @@
+"""Figure 2 of the QCS paper: the step sizes with which SGD learns a linear regression, and how fast."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from fedquant.codecs.base import Codec, Spec
+from fedquant.codecs.qcs import QCS
+from fedquant.codecs.qsgd import QSGD
+from fedquant.codecs.sparse import Sparse
+from fedquant.differential.normal import normal
+from fedquant.keys import Key, Purpose
+from fedquant.reproduce import qcs_report as report
+from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce.qcs_schemes import BASELINE, matching, through
+
+F64 = npt.NDArray[np.float64]
+
+SEED: Final = Key(2020)
+INPUTS, OUTPUTS, BATCH = 64, 50, 32
+GAIN: Final = 21.0
+SPEC: Final = Spec(INPUTS * OUTPUTS)
+TARGET: Final = 1e-3  # of the loss at the start
+FAR: Final = 1e-6
+DIVERGED: Final = 1e4
+CURVES: Final = (0.05, 0.10)  # the paper's step sizes of Fig. 2b and 2c
+QSGD_STEP, QCS_STEP = CURVES
+ALONG: Final = 40  # iterations after which Sparse-SGD's bytes are matched: gradients change their shape
+COLOURS: Final = {
+    "no quantization": "black",
+    "QSGD": "tab:orange",
+    "Sparse-SGD": "tab:green",
+    "QCS": "tab:blue",
+    "QCS, fewer bits": "tab:cyan",
+    "Sparse-SGD, plainly coded": "tab:olive",
+    "QSGD, entropy-coded": "tab:red",
+}
+
+
+class Size(NamedTuple):
+    """How much is measured: regressions, step sizes, iterations at most."""
+
+    runs: int
+    steps: tuple[float, ...]
+    iterations: int
+
+
+FULL = Size(24, tuple(i / 100 for i in range(1, 31)), 500)
+QUICK = Size(4, (0.02, 0.05, 0.08, 0.10, 0.14, 0.20), 300)
+
+
+class Descent(NamedTuple):
+    """One run of SGD: the loss after each iteration over that at the start, and bytes a gradient."""
+
+    scheme: str
+    step: float
+    run: int
+    loss: F64
+    payload: float
+
+    def arrival(self, target: float = TARGET) -> float:
+        """Iterations to the target; infinity where it is not reached."""
+        reached = np.flatnonzero(self.loss <= target)
+        return float(reached[0] + 1) if reached.size else math.inf
+
+
+@dataclass(frozen=True)
+class Regression:
+    """y = W*x without noise: x ~ N(0, R), eigenvalues of R even in [1, 4]; W* ~ N(0, 1), W starts at 0."""
+
+    run: int
+    iterations: int
+
+    @property
+    def key(self) -> Key:
+        """Of the problem."""
+        return SEED.fold(sensor=self.run, purpose=Purpose.SHUFFLE)
+
+    @cached_property
+    def root(self) -> F64:
+        """float64[inputs, inputs]: a symmetric root of R."""
+        basis, _ = np.linalg.qr(normal(self.key, (INPUTS, INPUTS)))
+        root: F64 = (basis * np.sqrt(np.linspace(1, 4, INPUTS))) @ basis.T
+        return root
+
+    @cached_property
+    def batches(self) -> F64:
+        """float64[iterations, batch, inputs]: the same for every scheme and step size."""
+        drawn = normal(self.key.fold(part=1), (self.iterations * BATCH, INPUTS)) @ self.root
+        return drawn.reshape(self.iterations, BATCH, INPUTS)
+
+    @cached_property
+    def start(self) -> F64:
+        """float64[outputs, inputs]: W − W* at the start."""
+        return -normal(self.key.fold(part=2), (OUTPUTS, INPUTS))
+
+    def gradient(self, error: F64, iteration: int) -> F64:
+        """float64[outputs, inputs]: of half the mean squared residual of a batch, at W − W* = error."""
+        x = self.batches[iteration]
+        gradient: F64 = (error @ x.T) @ x / BATCH
+        return gradient
+
+    def loss(self, error: F64) -> float:
+        """½E‖y − Wx‖², exactly."""
+        return 0.5 * float(np.sum(np.square(error @ self.root)))
+
+    def descend(self, scheme: str, codec: Codec, step: float, stop: bool) -> Descent:
+        """SGD with coded gradients until the target (if `stop`), divergence or the last iteration."""
+        error, at_start, losses, sizes = self.start, self.loss(self.start), [], []
+        for i in range(self.iterations):
+            gradient = self.gradient(error, i).astype(np.float32).ravel()
+            key = SEED.fold(round=i, sensor=self.run, purpose=Purpose.GRADIENT)
+            decoded, size, _ = through(codec, gradient, SPEC, key)
+            error = error - step * decoded.reshape(error.shape)
+            losses.append(self.loss(error) / at_start)
+            sizes.append(size)
+            if losses[-1] > DIVERGED or (stop and losses[-1] <= TARGET):
+                break
+        return Descent(scheme, step, self.run, np.array(losses), float(np.mean(sizes)))
+
+
+def schemes() -> dict[str, Codec]:
+    """Each with about the gain of 21, but for the first and the one with 40 % fewer bits."""
+    budget = math.floor(4 * SPEC.size / GAIN)
+    problem = Regression(0, ALONG + 1)
+    error = problem.start
+    for i in range(ALONG):
+        error = error - QSGD_STEP * problem.gradient(error, i)
+    sparse = matching(problem.gradient(error, ALONG).astype(np.float32).ravel(), budget, SEED)
+    return {
+        "no quantization": BASELINE,
+        "QSGD": QSGD(levels=1),
+        "Sparse-SGD": sparse,
+        "QCS": QCS(order="auto", gain=GAIN),
+        "QCS, fewer bits": QCS(order="auto", gain=GAIN / 0.6),
+        "Sparse-SGD, plainly coded": Sparse(density=8 * budget / (32 + math.log2(SPEC.size)) / SPEC.size),
+        "QSGD, entropy-coded": QSGD(levels=31, norm="l2", entropy=True),
+    }
+
+
+def run(out: Path, quick: bool = False, say: Callable[[str], None] = lambda _: None) -> Path:
+    """Writes qcs-fig2.{svg,png,csv,md} into the folder `out`; returns the Markdown file.
+
+    Raises ConfigError without matplotlib.
+    """
+    figure, axes = report.panels(1 + len(CURVES))  # before minutes of work
+    size, codecs = QUICK if quick else FULL, schemes()
+    found = []
+    for n in range(size.runs):
+        problem = Regression(n, size.iterations)
+        for scheme, codec in codecs.items():
+            for step in size.steps:
+                found.append(problem.descend(scheme, codec, step, stop=step not in CURVES))
+        say(f"regression {n + 1} of {size.runs}")
+    for scheme in codecs:
+        shares = [_share(found, scheme, step) for step in size.steps]
+        axes[0].plot(size.steps, shares, ".-", color=COLOURS[scheme], label=scheme)
+        for panel, step in zip(axes[1:], CURVES, strict=True):
+            _curve(panel, scheme, _of(found, scheme, step))
+    report.finish(axes[0], "SGD that converges", "step size μ", "% of the runs")
+    for panel, step in zip(axes[1:], CURVES, strict=True):
+        panel.set_yscale("log")
+        panel.set_ylim(1e-9, 1e2)
+        report.finish(panel, f"step size {step:g}", "iteration", "loss, relative to the start")
+    report.save(figure, out / "qcs-fig2")
+    head = ["scheme", "step", "run", "payload_bytes", "iterations", "loss", "to_target"]
+    rows = [(d.scheme, d.step, d.run, d.payload, len(d.loss), float(d.loss[-1]), d.arrival()) for d in found]
+    report.write_csv(out / "qcs-fig2.csv", head, rows)
+    return _markdown(out / "qcs-fig2.md", found, size)
+
+
+def claims(found: list[Descent]) -> list[Claim]:
+    """What the paper says about Fig. 2, as measured."""
+    reach = {scheme: _reach(found, scheme) for scheme in COLOURS}
+    shown = ", ".join(f"{scheme} {reach[scheme]:g}" for scheme in list(COLOURS)[:4])
+    speeds = [
+        (target, _arrival(found, "QCS", QCS_STEP, target), _arrival(found, "QSGD", QSGD_STEP, target))
+        for target in (TARGET, FAR)
+    ]
+    quickest = {scheme: min(_arrival(found, scheme, s) for s in _steps(found)) for scheme in COLOURS}
+    few = quickest["QCS, fewer bits"]
+    return [
+        Claim(
+            "compression narrows the range of step sizes",
+            f"≥ 95 % converge up to μ = {shown}",
+            all(reach[s] < reach["no quantization"] for s in ("QSGD", "Sparse-SGD", "QCS")),
+        ),
+        *(
+            Claim(
+                f"QCS widens it significantly against {other}",
+                f"{reach['QCS']:g} against {reach[other]:g} (×1.25)",
+                reach["QCS"] >= 1.25 * reach[other],
+            )
+            for other in ("QSGD", "Sparse-SGD", "Sparse-SGD, plainly coded")
+        ),
+        Claim(
+            "QCS at μ = 0.10 converges in half the iterations of QSGD at μ = 0.05",
+            "; ".join(f"{fast:g} against {slow:g} to {target:g}" for target, fast, slow in speeds)
+            + " (at most 0.6 of them)",
+            all(fast <= 0.6 * slow for _, fast, slow in speeds),
+        ),
+        Claim(
+            "QCS is the best of the compressed at its best step size",
+            f"{quickest['QCS']:g} iterations; QSGD {quickest['QSGD']:g}, "
+            f"Sparse-SGD {quickest['Sparse-SGD']:g}",
+            quickest["QCS"] < min(quickest["QSGD"], quickest["Sparse-SGD"]),
+        ),
+        Claim(
+            "with 40 % fewer bits QCS still does no worse than QSGD at its best step size",
+            f"{few:g} against {quickest['QSGD']:g} iterations (×1.1)",
+            few <= 1.1 * quickest["QSGD"],
+        ),
+    ]
+
+
+def _markdown(path: Path, found: list[Descent], size: Size) -> Path:
+    settings = f"""
+y = W*x without noise, x ~ N(0, R), n = {INPUTS}, m = {OUTPUTS}, eigenvalues of R even in [1, 4], batches of
+{BATCH}, one worker; {size.runs} regressions (seed {SEED.seed}), {len(size.steps)} step sizes,
+{size.iterations} iterations at most. A run converges when its loss falls to {TARGET:g} of that at the
+start; iterations are medians over the runs. Gradients travel as real payloads, header and scales counted.
+QSGD is ternary with one scale, the largest magnitude. Sparse-SGD sends one magnitude for all it keeps by
+chance and the fewest bits that say which these are. Not in the paper: Sparse-SGD that keeps only as many as
+32 bits and an index each would allow in these bytes (“plainly coded”; its real payloads are smaller), and
+QSGD with 31 levels of the ℓ₂ norm in their entropy.
+
+Command: `fedquant reproduce qcs-fig2{" --quick" if size is QUICK else ""}`
+"""
+    rows = []
+    for scheme in COLOURS:
+        own = _of(found, scheme, QSGD_STEP)
+        payload = float(np.mean([d.payload for d in own]))
+        best = min(_steps(found), key=lambda s: _arrival(found, scheme, s))
+        rows.append(
+            (
+                scheme,
+                f"{payload:.0f}",
+                f"{4 * SPEC.size / payload:.1f}",
+                f"{_reach(found, scheme):g}",
+                *(f"{_arrival(found, scheme, s):g}" for s in CURVES),
+                f"{_arrival(found, scheme, best):g} (μ = {best:g})",
+            )
+        )
+    head = [
+        "scheme",
+        "payload, B",
+        "gain",
+        "≥ 95 % converge up to μ",
+        *(f"iterations, μ = {s:g}" for s in CURVES),
+    ]
+    return report.write(
+        path,
+        "QCS, Figure 2: linear regression",
+        settings,
+        report.verdicts(claims(found)),
+        report.table([*head, "iterations, best μ"], rows),
+        ["![Figure 2](qcs-fig2.svg)"],
+    )
+
+
+def _of(found: list[Descent], scheme: str, step: float) -> list[Descent]:
+    return [d for d in found if d.scheme == scheme and d.step == step]
+
+
+def _steps(found: list[Descent]) -> list[float]:
+    return sorted({d.step for d in found})
+
+
+def _share(found: list[Descent], scheme: str, step: float) -> float:
+    own = _of(found, scheme, step)
+    return 100 * sum(math.isfinite(d.arrival()) for d in own) / len(own)
+
+
+def _reach(found: list[Descent], scheme: str) -> float:
+    """The largest step size up to which 95 % of the runs converge, beyond the first that does; 0 if none."""
+    good = 0.0
+    for step in _steps(found):
+        if _share(found, scheme, step) >= 95:
+            good = step
+        elif good:
+            break
+    return good
+
+
+def _arrival(found: list[Descent], scheme: str, step: float, target: float = TARGET) -> float:
+    """Median iterations to the target."""
+    return float(np.median([d.arrival(target) for d in _of(found, scheme, step)]))
+
+
+def _curve(panel: Any, scheme: str, own: list[Descent]) -> None:
+    """Mean and ±1.5 standard deviations of the logarithm, while all runs last."""
+    last = min(len(d.loss) for d in own)
+    logs = np.log10([np.maximum(d.loss[:last], 1e-30) for d in own])
+    mean, spread = logs.mean(axis=0), 1.5 * logs.std(axis=0)
+    x = np.arange(1, last + 1)
+    panel.plot(x, 10**mean, color=COLOURS[scheme], label=scheme, linewidth=1.4)
+    panel.fill_between(x, 10 ** (mean - spread), 10 ** (mean + spread), color=COLOURS[scheme], alpha=0.15)
