@@ -164,6 +164,20 @@ def test_round_trip(codec: Codec, n: int) -> None:
         assert (y * x >= 0).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", registry.names("codec"))
+def test_ten_million_numbers(name: str) -> None:
+    codec = registry.create("codec", {"name": name, **NEEDS.get(name, {})})
+    n = 10_000_000
+    spec = spec_of(n, codec)
+    x = given(vector(n), codec)
+    payload, _ = codec.encode(x, spec, KEY, codec.init(spec))
+    y = codec.decode(payload, spec, KEY)
+    assert y.shape == (n,)
+    assert len(payload) <= x.nbytes + 64
+    assert 0 < norm(y) < 3 * norm(x)
+
+
 @every_codec
 def test_payloads_are_a_function_of_their_inputs(codec: Codec) -> None:
     spec, x = spec_of(300, codec), given(vector(300), codec)
