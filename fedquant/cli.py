@@ -102,7 +102,7 @@ def compare(
     table.write_csv(report / f"{loaded.name}.csv", results)
     plot.accuracy_against_bytes(report / f"{loaded.name}.svg", results, loaded.name)
     plot.accuracy_against_bytes(report / f"{loaded.name}.png", results, loaded.name)
-    console.print(text, markup=False)
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -118,7 +118,7 @@ def reproduce(
     console = Console()
     with console.status(name) as status:
         written = start(name, out, quick, matrix, status.update)
-    console.print(written.read_text(encoding="utf-8"), markup=False)
+    console.print(written.read_text(encoding="utf-8"), markup=False, soft_wrap=True)
     console.print(f"report: {written}")
 
 
@@ -134,7 +134,7 @@ def bench(
     console = Console()
     with console.status("bench") as status:
         results = start(out, quick, status.update)
-    console.print(report.verdicts(targets.judge(results)), markup=False)
+    console.print(report.verdicts(targets.judge(results)), markup=False, soft_wrap=True)
     console.print(f"report: {out / 'results.md'}")
 
 
