@@ -25,6 +25,7 @@ from pydantic import Field
 
 from fedquant import wire
 from fedquant.codecs import entropy, lattice
+from fedquant.codecs.clusters import MAX_SEGMENTS
 from fedquant.codecs.configured import ENCODER_ONLY
 from fedquant.codecs.counts import count_size, pack_count, unpack_count
 from fedquant.codecs.data import Array, DataCodec, DataSpec
@@ -41,7 +42,7 @@ ENTROPY: Final = 1
 UNSIGNED: Final = 0x10
 _FIRST_AXIS, _LAST_AXIS, _PLACES = 2, 3, 4
 _FEW: Final = 64  # channels of an axis
-_MANY: Final = entropy.MAX_SEGMENTS  # places of a sample
+_MANY: Final = MAX_SEGMENTS  # places of a sample
 _WORTH: Final = 64  # codes a channel: with fewer its table is mostly chance
 _ROUNDINGS: Final[tuple[quantize.Rounding, ...]] = ("floor", "nearest", "stochastic")
 
