@@ -48,8 +48,8 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "fixed": "fedquant.control.rules:Fixed",
         "dqsgd_convex": "fedquant.control.rules:DQSGDConvex",
         "dqsgd_nonconvex": "fedquant.control.rules:DQSGDNonconvex",
-        "adaptive": "fedquant.control.rules:Adaptive",
-        "adaqs": "fedquant.control.rules:AdaQS",
+        "adaptive": "fedquant.control.heuristics:Adaptive",
+        "adaqs": "fedquant.control.heuristics:AdaQS",
     },
     "task": {
         "watch": "fedquant.tasks.watch:Watch",

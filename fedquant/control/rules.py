@@ -1,4 +1,4 @@
-"""The rules of DQSGD (sections 4.3 to 4.5), and those that it is compared with.
+"""The rules of DQSGD (sections 4.3 to 4.5), and the fixed one.
 
 DQSGD counts iterations n = 0 … N−1, a run rounds 1 … N: round r is iteration r − 1. The bits of a round
 follow the norm of the mean gradient of the round before (Algorithm 2), with the exponent (N−n)/2 of the
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from fedquant.control.base import MIN_BITS, Controller, Horizon, Ladder, Mean, Memory, check_knobs, tell
+from fedquant.control.base import Controller, Horizon, Ladder, Mean, Memory, check_knobs, tell
 from fedquant.control.budget import Budget, affordable, book, finest, open_account
 from fedquant.errors import ConfigError
 from fedquant.kernels import scan
@@ -147,9 +147,9 @@ class DQSGD(Stepwise, ABC):
         horizon: Horizon,
     ) -> Memory:
         after = dict(memory)
-        if _usable(mean):
+        if usable(mean):
             norm = self._norm(mean)
-            after |= {"norm": norm, "usual": _running(memory, "usual", norm)}
+            after |= {"norm": norm, "usual": running(memory, "usual", norm)}
         if self.budget is not None:
             after |= book(memory, payload_bytes, horizon.rounds - round)
         if round >= horizon.rounds:
@@ -220,80 +220,12 @@ class DQSGDNonconvex(DQSGD):
         return np.zeros(len(rounds))
 
 
-@final
-@dataclass(frozen=True)
-class Adaptive(Stepwise):
-    """More bits for a larger root mean square of the mean gradient: max_bits + log2(RMS/its largest so far).
-
-    RMS² is a running mean over rounds.
-    Oland & Raj, "Reducing Communication Overhead in Distributed Learning by an Order of Magnitude (Almost)"
-    (2015), as DQSGD describes it. The formula, which keeps a level as wide as it was where the gradient was
-    largest, and the defaults are ours.
-    """
-
-    name: ClassVar[str] = "adaptive"
-
-    initial_bits: Bits = 8
-
-    def observe(
-        self,
-        memory: Memory,
-        round: int,
-        mean: Mean | None,
-        payload_bytes: Mapping[int, int],
-        horizon: Horizon,
-    ) -> Memory:
-        if not _usable(mean):
-            return memory
-        square = _running(memory, "square", scan.sum_squares(mean) / mean.size)
-        peak = max(square, memory.get("peak", 0.0))
-        bits = self.max_bits + math.log2(square / peak) / 2 if square else MIN_BITS
-        step = max(MIN_BITS, math.floor(bits + 0.5))
-        return {**memory, "square": square, "peak": peak, "step": step}
-
-
-@final
-@dataclass(frozen=True)
-class AdaQS(Stepwise):
-    """Few bits early, and one more for each time that the mean-to-deviation ratio has fallen by `fall`.
-
-    The ratio is m/√(v − m²), m and v being running means over rounds of the mean |g_i| and the mean g_i²
-    of the mean gradient. It falls as gradients grow more peaked, which coarse levels serve worst. Bits never
-    decrease.
-    Guo et al., "Accelerating Distributed Deep Learning by Adaptive Gradient Quantization" (2020), as DQSGD
-    describes it. Magnitudes instead of signed values, the steps by `fall` and all defaults are ours.
-    """
-
-    name: ClassVar[str] = "adaqs"
-
-    fall: Annotated[float, Field(gt=0, lt=1)] = 0.8
-
-    def observe(
-        self,
-        memory: Memory,
-        round: int,
-        mean: Mean | None,
-        payload_bytes: Mapping[int, int],
-        horizon: Horizon,
-    ) -> Memory:
-        if not _usable(mean):
-            return memory
-        m = _running(memory, "m", scan.sum_abs(mean) / mean.size)
-        v = _running(memory, "v", scan.sum_squares(mean) / mean.size)
-        after = {**memory, "m": m, "v": v}
-        if not 0 < m * m < v:
-            return after  # all of one magnitude: no deviation
-        ratio = m / math.sqrt(v - m * m)
-        first = after.setdefault("first", ratio)
-        wanted = math.floor(self.initial_bits + math.log(ratio / first, self.fall) + 0.5)
-        return {**after, "step": max(after["step"], min(self.max_bits, wanted))}
-
-
-def _usable(mean: Mean | None) -> TypeGuard[Mean]:
+def usable(mean: Mean | None) -> TypeGuard[Mean]:
+    """Whether there is a mean to learn from."""
     return mean is not None and mean.size > 0 and math.isfinite(scan.max_abs(mean))
 
 
-def _running(memory: Memory, name: str, value: float) -> float:
+def running(memory: Memory, name: str, value: float) -> float:
     """The mean over rounds, of late ones above all."""
     return _DECAY * memory[name] + (1 - _DECAY) * value if name in memory else value
 

@@ -155,7 +155,7 @@ to 22 on MNIST, were not run again on seed 0, and MNIST's came after a look at s
 The norm is ‖·‖₂ of the mean gradient; the first round has 4 bits, the limit is 8. QSGD has one scale, the
 largest magnitude, and its 2s+1 levels travel in mixed radix except for 2, 4 and 8 bits. TernGrad has a scale
 a layer and no clipping, 1.6 bits. SignSGD is a majority vote, on images with a step size of its own, SGD
-0.001. Adaptive (limit 6 bits) and AdaQS have no formula in the paper: see `fedquant/control/rules.py`.
+0.001. Adaptive (limit 6 bits) and AdaQS have no formula in the paper: see `fedquant/control/heuristics.py`.
 
 Command: `fedquant reproduce dqsgd-table1{" --quick" if quick else ""}`{part}
 """

@@ -14,7 +14,8 @@ from fedquant.codecs.base import Codec, Spec
 from fedquant.codecs.qsgd import QSGD
 from fedquant.control.base import Controller, Horizon, Ladder, Memory
 from fedquant.control.budget import Budget
-from fedquant.control.rules import Adaptive, AdaQS, DQSGDConvex, DQSGDNonconvex, Fixed
+from fedquant.control.heuristics import Adaptive, AdaQS
+from fedquant.control.rules import DQSGDConvex, DQSGDNonconvex, Fixed
 from fedquant.errors import ConfigError
 from fedquant.keys import Key
 
