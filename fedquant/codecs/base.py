@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar, Final, Literal, final
+from typing import Any, ClassVar, Final, Literal, NamedTuple, final
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +64,14 @@ class Body:
     state: State
 
 
+class Sent(NamedTuple):
+    """An unframed payload as a server adds it."""
+
+    body: bytes
+    key: Key
+    weight: float
+
+
 class Codec(Configured, ABC):
     """Codes vectors (gradients, model differences, models). Stateless unless `state_spec` says otherwise."""
 
@@ -80,17 +88,11 @@ class Codec(Configured, ABC):
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array: ...
 
     def _add_bodies(
-        self,
-        out: Array,
-        bodies: Sequence[bytes],
-        spec: Spec,
-        keys: Sequence[Key],
-        weights: Sequence[float],
-        knobs: Knobs,
+        self, out: Array, sent: Sequence[Sent], spec: Spec, knobs: Knobs
     ) -> dict[int, CodecError]:
         """`add_decoded` without frames; to be overridden where adding is cheaper than decoding."""
         refused: dict[int, CodecError] = {}
-        for i, (body, key, weight) in enumerate(zip(bodies, keys, weights, strict=True)):
+        for i, (body, key, weight) in enumerate(sent):
             try:
                 x = self._decode_checked(body, spec, key, knobs)
             except CodecError as error:
@@ -185,22 +187,17 @@ class Codec(Configured, ABC):
         A refused payload leaves out untouched.
         """
         self.check(spec)
-        bodies: dict[int, bytes] = {}
         refused: dict[int, CodecError] = {}
-        for i, (payload, key) in enumerate(zip(payloads, keys, strict=True)):
+        sent: dict[int, Sent] = {}
+        for i, (payload, key, weight) in enumerate(zip(payloads, keys, weights, strict=True)):
             try:
-                bodies[i] = wire.unframe(payload, self.context(spec, key, knobs))
+                body = wire.unframe(payload, self.context(spec, key, knobs))
             except CodecError as error:
                 refused[i] = error
-        chosen = list(bodies)
-        late = self._add_bodies(
-            out,
-            list(bodies.values()),
-            spec,
-            [keys[i] for i in chosen],
-            [weights[i] for i in chosen],
-            knobs,
-        )
+            else:
+                sent[i] = Sent(body, key, weight)
+        chosen = list(sent)
+        late = self._add_bodies(out, list(sent.values()), spec, knobs)
         return refused | {chosen[i]: error for i, error in late.items()}
 
     def encode_batch(

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar, Final, final
 import numpy as np
 from pydantic import Field
 
-from fedquant.codecs.base import Array, Body, Codec, Spec, State
+from fedquant.codecs.base import Array, Body, Codec, Sent, Spec, State
 from fedquant.codecs.configured import ENCODER_ONLY
 from fedquant.errors import CodecError
 from fedquant.kernels import scan
@@ -103,15 +103,9 @@ class ErrorFeedback(Codec):
         return self.inner._decode_body(data, spec, key, knobs)
 
     def _add_bodies(
-        self,
-        out: Array,
-        bodies: Sequence[bytes],
-        spec: Spec,
-        keys: Sequence[Key],
-        weights: Sequence[float],
-        knobs: Knobs,
+        self, out: Array, sent: Sequence[Sent], spec: Spec, knobs: Knobs
     ) -> dict[int, CodecError]:
-        return self.inner._add_bodies(out, bodies, spec, keys, weights, knobs)
+        return self.inner._add_bodies(out, sent, spec, knobs)
 
 
 def _inner(state: State) -> State:

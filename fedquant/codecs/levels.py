@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fedquant.codecs import entropy
-from fedquant.codecs.base import Array, Spec
+from fedquant.codecs.base import Array, Sent, Spec
 from fedquant.codecs.groups import pack_scales, unpack_scales
 from fedquant.errors import CodecError
 from fedquant.kernels import fused, pack, quantize
@@ -71,12 +71,12 @@ def decode_coded(data: bytes, spec: Spec, cuts: Cuts, s: int, name: str) -> Arra
 
 
 def add_groups(
-    out: Array, bodies: Sequence[bytes], weights: Sequence[float], cuts: Cuts, s: int, name: str, bits: int
+    out: Array, sent: Sequence[Sent], cuts: Cuts, s: int, name: str, bits: int
 ) -> dict[int, CodecError]:
     """Adds weight·decoded of each planar body into out; why the others were refused."""
     refused: dict[int, CodecError] = {}
     terms: dict[tuple[int, int], list[tuple[memoryview, float, float]]] = {cut: [] for cut in cuts}
-    for i, (data, weight) in enumerate(zip(bodies, weights, strict=True)):
+    for i, (data, _, weight) in enumerate(sent):
         try:
             parts = _parts(data, cuts, s, name, bits)
             for (start, stop), _, part in parts:

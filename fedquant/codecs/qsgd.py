@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal, final
 import numpy as np
 from pydantic import Field
 
-from fedquant.codecs.base import Array, Body, Codec, Spec, State
+from fedquant.codecs.base import Array, Body, Codec, Sent, Spec, State
 from fedquant.codecs.groups import Scope, groups, largest
 from fedquant.codecs.levels import add_groups, decode_coded, decode_groups, encode_coded, encode_groups
 from fedquant.errors import CodecError
@@ -100,18 +100,12 @@ class QSGD(Codec):
         return decode_groups(data, spec.size, cuts, s, self.name, bits)
 
     def _add_bodies(
-        self,
-        out: Array,
-        bodies: Sequence[bytes],
-        spec: Spec,
-        keys: Sequence[Key],
-        weights: Sequence[float],
-        knobs: Knobs,
+        self, out: Array, sent: Sequence[Sent], spec: Spec, knobs: Knobs
     ) -> dict[int, CodecError]:
         s, bits = self.positive_levels(knobs)
         if bits is None or self.entropy:
-            return super()._add_bodies(out, bodies, spec, keys, weights, knobs)
-        return add_groups(out, bodies, weights, groups(spec, self.scope), s, self.name, bits)
+            return super()._add_bodies(out, sent, spec, knobs)
+        return add_groups(out, sent, groups(spec, self.scope), s, self.name, bits)
 
 
 def _integer(knobs: Knobs, name: str, low: int, high: int) -> int | None:

@@ -8,7 +8,7 @@ from typing import final
 
 import numpy as np
 
-from fedquant.codecs.base import Array, Codec, Spec
+from fedquant.codecs.base import Array, Codec, Sent, Spec
 from fedquant.errors import CodecError
 from fedquant.kernels import scan
 from fedquant.keys import Key
@@ -28,16 +28,10 @@ class Scattered(Codec):
 
     @final
     def _add_bodies(
-        self,
-        out: Array,
-        bodies: Sequence[bytes],
-        spec: Spec,
-        keys: Sequence[Key],
-        weights: Sequence[float],
-        knobs: Knobs,
+        self, out: Array, sent: Sequence[Sent], spec: Spec, knobs: Knobs
     ) -> dict[int, CodecError]:
         refused: dict[int, CodecError] = {}
-        for i, (body, key, weight) in enumerate(zip(bodies, keys, weights, strict=True)):
+        for i, (body, key, weight) in enumerate(sent):
             try:
                 indices, values = self._entries(body, spec, key, knobs)
                 if not np.isfinite(scan.max_abs(values)):
