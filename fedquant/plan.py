@@ -48,30 +48,42 @@ class Plan:
         return Sampling(training.sampling, training.epoch_rounds)
 
     @cached_property
-    def epoch_rounds(self) -> int:
-        """Rounds an epoch."""
+    def _sample_rounds(self) -> int:
+        """Turns of a sensor over which it spreads its samples."""
+        participation, given = self.scenario.participation, self.sampling.epoch_rounds
+        if given is not None and participation.scheme == "turns":
+            return max(1, given // participation.rounds)
         return self.sampling.rounds_per_epoch(self.federation.sizes, self.scenario.training.batch_size)
+
+    @cached_property
+    def epoch_rounds(self) -> int:
+        """Rounds of an epoch: a pass over all sensors and their samples, or as many as the scenario says."""
+        return self.sampling.epoch_rounds or self._sample_rounds * self.scenario.participation.rounds
 
     def epoch(self, round: int) -> int:
         """The epoch, from 0, of a round."""
         return self.sampling.epoch(round, self.epoch_rounds)
 
     def batch(self, sensor: int, round: int) -> npt.NDArray[np.int64]:
-        """int64[k]: which of its samples, counted by the sensor, it uses in a round (or local step)."""
+        """int64[k]: which of its samples, counted by the sensor, it uses in a round."""
+        return self._batch(sensor, self.scenario.participation.turn(round))
+
+    def _batch(self, sensor: int, turn: int) -> npt.NDArray[np.int64]:
         return self.sampling.batch(
             self.scenario.key,
             sensor=sensor,
-            round=round,
+            round=turn,
             n=self.federation.sizes[sensor],
             batch_size=self.scenario.training.batch_size,
-            rounds_per_epoch=self.epoch_rounds,
+            rounds_per_epoch=self._sample_rounds,
         )
 
     def local_batches(self, sensor: int, round: int) -> list[npt.NDArray[np.int64]]:
         """The batches of a round's local steps: steps count on where the last round ended."""
         uplink = self.scenario.uplink
         steps = uplink.local_steps if isinstance(uplink, DeltaUplink) else 1
-        return [self.batch(sensor, (round - 1) * steps + step + 1) for step in range(steps)]
+        before = (self.scenario.participation.turn(round) - 1) * steps
+        return [self._batch(sensor, before + step + 1) for step in range(steps)]
 
     def samples(self, sensor: int, chosen: npt.NDArray[np.int64]) -> base.Dataset:
         """The given ones of a sensor's samples."""

@@ -14,8 +14,6 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from fedquant import carrier
 from fedquant.errors import EngineError
-from fedquant.kernels import rng
-from fedquant.keys import Purpose
 from fedquant.ledger import Ledger, Status
 from fedquant.message import Hello, Request, encode_knobs
 from fedquant.scenario import Scenario
@@ -190,12 +188,7 @@ class RoundStrategy(Strategy):
 
     def sample(self, server_round: int) -> list[int]:
         """The sensors of a round, ascending."""
-        training, n = self.scenario.training, self.scenario.sensors
-        k = training.sensors_per_round or max(1, round(training.fraction * n))
-        if k == n:
-            return list(range(n))
-        key = self.scenario.key.fold(round=server_round, purpose=Purpose.SENSORS)
-        return sorted(rng.choice(key, n, k).tolist())
+        return self.scenario.participation.of(self.scenario.key, server_round)
 
     def _request(self, node: int, sensors: tuple[int, ...], server_round: int) -> Message:
         reading, payloads, extra = self.words(node, server_round)

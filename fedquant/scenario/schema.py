@@ -20,6 +20,7 @@ from fedquant.codecs.refinement import Refinement
 from fedquant.control.base import Controller
 from fedquant.errors import ConfigError
 from fedquant.keys import Key
+from fedquant.participation import Participation
 from fedquant.scenario.descent import DOWNLINK, OPTIMIZER, DescentUplink, check_descent
 from fedquant.scenario.section import Section
 from fedquant.selection.base import Selection
@@ -141,12 +142,17 @@ class Schedule(Optimizer):
 
 
 class Training(Section):
-    """Rounds, batches and the server's optimizer (default: SGD, lr 0.05, or 1 for deltas)."""
+    """Rounds, batches and the server's optimizer (default: SGD, lr 0.05, or 1 for deltas).
+
+    participation: where not all sensors take part in a round, they are drawn at random or take turns.
+    epoch_rounds: of selection rules, and of sampling: epochs; by default a pass over all sensors and samples.
+    """
 
     rounds: Annotated[int, Field(ge=1, lt=1 << 22)]
     batch_size: Annotated[int, Field(ge=1)] = 16
     fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
     sensors_per_round: Annotated[int, Field(ge=1)] | None = None
+    participation: Literal["random", "turns"] = "random"
     sampling: Literal["random", "epochs", "stream"] = "random"
     epoch_rounds: Annotated[int, Field(ge=1)] | None = None
     optimizer: Annotated[Optimizer, BeforeValidator(_bare_name)]
@@ -248,6 +254,13 @@ class Scenario(Section):
     def sensors(self) -> int:
         """How many sensors there are."""
         return self.build_task.n_sensors
+
+    @cached_property
+    def participation(self) -> Participation:
+        """Which sensors take part in which round."""
+        training, n = self.training, self.sensors
+        per_round = training.sensors_per_round or max(1, round(training.fraction * n))
+        return Participation(training.participation, n, per_round)
 
     @property
     def gateways(self) -> int:
