@@ -142,7 +142,7 @@ def _markdown(path: Path, settings: Sequence[Setting], size: Size, quick: bool) 
 
 Eight workers, batches of 32 each, gradients as real payloads (headers and scales counted), by
 `fedquant.run`; seeds {seeds}; rounds: {rounds}.
-Scenarios `papers/dqsgd-mnist`, `-fashion`, `-text`: a small CNN (55,338 parameters, SGD 0.05, 4,000 test
+Scenarios `papers/dqsgd/`: `mnist`, `fashion`, `text`: a small CNN (55,338 parameters, SGD 0.05, 4,000 test
 images drawn by seed), and a BiLSTM from scratch on 5,000 items of AG-News (Adam 0.005, as plain SGD barely
 learns it; 1,000 test items). The paper has ResNets, GloVe, and 1,000 to 6,000 rounds.
 Accuracy is the mean of the last {LAST} evaluations; ± is the standard error of differences over seeds, which

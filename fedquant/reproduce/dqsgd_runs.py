@@ -14,9 +14,9 @@ from fedquant.report.study import Study, execute
 from fedquant.scenario import Scenario, load
 
 TASKS: Final = {
-    "MNIST": "papers/dqsgd-mnist",
-    "Fashion-MNIST": "papers/dqsgd-fashion",
-    "AG-News, 5,000 items": "papers/dqsgd-text",
+    "MNIST": "papers/dqsgd/mnist",
+    "Fashion-MNIST": "papers/dqsgd/fashion",
+    "AG-News, 5,000 items": "papers/dqsgd/text",
 }
 """Scenarios by label; each is DQSGD's, the other schemes are changes to it."""
 SHOWN: Final = "Fashion-MNIST"

@@ -10,7 +10,7 @@ from fedquant.reproduce import qcs_report as report
 from fedquant.reproduce.dqgd import Claim
 from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, train
 
-SCENARIO: Final = "papers/qcs-cifar10"
+SCENARIO: Final = "papers/qcs/cifar10"
 LABEL: Final = "CifarNet, Adam, 4 workers"
 SCHEMES: Final = ("no quantization", "QSGD", "QCS-1", "QCS-2", "QCS-1, feedback")
 

@@ -19,7 +19,7 @@ from fedquant.reproduce.qcs_gradients import moments
 from fedquant.reproduce.qcs_schemes import nmse, through
 from fedquant.scenario import load
 
-SCENARIO: Final = "papers/qcs-mnist"
+SCENARIO: Final = "papers/qcs/mnist"
 EDGES: Final = (0, 0.5, 0.7, 0.8, 0.85, 0.875, 0.9, 0.92, 0.94, 0.95, 0.96, 0.97, 0.975, 0.98, 0.985, 1)
 GAINS: Final = (8, 11, 19, 32, 64)  # about those of QSGD with 7, 3 and 1 levels, and beyond them
 PAIRS: Final = (("QCS, gain 19", "QSG, s = 1"), ("QCS, gain 11", "QSG, s = 3"), ("QCS, gain 8", "QSG, s = 7"))

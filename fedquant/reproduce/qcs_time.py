@@ -21,7 +21,7 @@ from fedquant.reproduce.qcs_schemes import QCS_2, TERNARY, matching, qcs_1
 from fedquant.scenario import load
 from fedquant.tasks import learn
 
-SCENARIO: Final = "papers/qcs-mnist"
+SCENARIO: Final = "papers/qcs/mnist"
 MODELS: Final = {"fc": "FC 1000-300-100", "lenet5": "LeNet-5"}
 COLOURS: Final = {
     "baseline": "black",

@@ -11,7 +11,7 @@ from fedquant.reproduce import qcs_report as report
 from fedquant.reproduce.dqgd import Claim
 from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, schedule, train
 
-SCENARIO: Final = "papers/qcs-mnist"
+SCENARIO: Final = "papers/qcs/mnist"
 MODELS: Final = {"fc": "FC", "lenet5": "LeNet-5"}
 OPTIMIZERS: Final = {"SGD": {"name": "sgd", "lr": 0.05}, "Adam": {"name": "adam", "lr": 0.001}}
 SAMPLES: Final = 60_000

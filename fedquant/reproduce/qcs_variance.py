@@ -25,7 +25,7 @@ from fedquant.wire import HEADER_SIZE
 
 F32 = npt.NDArray[np.float32]
 
-SCENARIO: Final = "papers/qcs-mnist"
+SCENARIO: Final = "papers/qcs/mnist"
 SEED: Final = Key(2020)
 N: Final = 512  # of the bounds: the largest partition
 SIZE: Final = 61_706  # LeNet-5's

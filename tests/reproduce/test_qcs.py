@@ -100,7 +100,7 @@ def test_descent_stops_where_it_should() -> None:
 
 
 def test_variance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qcs_variance, "SCENARIO", small("papers/qcs-mnist"))
+    monkeypatch.setattr(qcs_variance, "SCENARIO", small("papers/qcs/mnist"))
     monkeypatch.setattr(qcs_variance, "SIZE", 3000)
     monkeypatch.setattr(qcs_variance, "QUICK", qcs_variance.Size((4, 64), 1, 1, (1,)))
     text = check_files(qcs_variance.run(tmp_path, quick=True), ("qcs-fig3",), "qcs-fig3")
@@ -119,7 +119,7 @@ def test_bounds() -> None:
 
 
 def test_relative_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qcs_relative_error, "SCENARIO", small("papers/qcs-mnist"))
+    monkeypatch.setattr(qcs_relative_error, "SCENARIO", small("papers/qcs/mnist"))
     monkeypatch.setattr(qcs_relative_error, "QUICK", qcs_relative_error.Size(1, (1, 3)))
     text = check_files(qcs_relative_error.run(tmp_path, quick=True), ("qcs-fig4",), "qcs-fig4")
     assert "QCS, gain 19: relative error below QSG, s = 1" in text
@@ -139,7 +139,7 @@ def test_claims_that_do_not_hold_are_said_not_to() -> None:
 
 
 def test_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qcs_time, "SCENARIO", small("papers/qcs-mnist"))
+    monkeypatch.setattr(qcs_time, "SCENARIO", small("papers/qcs/mnist"))
     monkeypatch.setattr(qcs_time, "MODELS", {"lenet5": "LeNet-5"})
     monkeypatch.setattr(qcs_time, "QUICK", qcs_time.Size(2, (4, 8)))
     text = check_files(qcs_time.run(tmp_path, quick=True), ("qcs-fig5",), "qcs-fig5")
@@ -148,7 +148,7 @@ def test_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qcs_runs, "execute", serially)
-    monkeypatch.setattr(qcs_training, "SCENARIO", small("papers/qcs-mnist"))
+    monkeypatch.setattr(qcs_training, "SCENARIO", small("papers/qcs/mnist"))
     cases = (
         qcs_training.Case("lenet5", "SGD", 1, 2),
         qcs_training.Case("lenet5", "Adam", 4, 2),
@@ -175,7 +175,7 @@ def test_full_trainings_are_valid_scenarios() -> None:
 
 def test_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(qcs_runs, "execute", serially)
-    values = read("papers/qcs-cifar10")
+    values = read("papers/qcs/cifar10")
     values["training"] = {**values["training"], "batch_size": 4}
     values["task"] = {**values["task"], "source": "synthetic", "train_samples": 64}
     monkeypatch.setattr(qcs_cifar, "SCENARIO", json.dumps(values))
@@ -207,7 +207,7 @@ def test_nmse() -> None:
 
 def test_moments_train_as_a_run_does(tmp_path: Path) -> None:
     scenario = load(
-        small("papers/qcs-mnist"),
+        small("papers/qcs/mnist"),
         {
             "uplink.codec": "float32",
             "training.rounds": 3,

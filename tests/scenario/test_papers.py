@@ -11,7 +11,7 @@ from fedquant.engines.run import run
 from fedquant.scenario import load
 from fedquant.scenario.load import folder
 
-PAPERS = sorted((folder() / "papers").glob("*.yaml"))
+PAPERS = sorted((folder() / "papers").rglob("*.yaml"))
 TINY = {
     "task.source": "synthetic",
     "task.train_samples": 32,
@@ -22,9 +22,9 @@ TINY = {
 }
 
 
-@pytest.mark.parametrize("path", PAPERS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", PAPERS, ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_scenario_of_a_paper_loads(path: Path) -> None:
-    assert load(path).name == path.stem
+    assert load(path).name == f"{path.parent.name}-{path.stem}"
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_every_scenario_of_a_paper_loads(path: Path) -> None:
 def test_dqsgd_has_the_numbers_of_its_table_3(
     name: str, rounds: int, batch: int, lr: float, k: float, alpha: float
 ) -> None:
-    scenario = load(f"papers/dqsgd-{name}")
+    scenario = load(f"papers/dqsgd/{name}")
     values = scenario.to_dict()
     assert scenario.sensors == 8
     assert values["uplink"]["codec"]["norm"] == "max"
@@ -59,7 +59,7 @@ def test_dqsgd_has_the_numbers_of_its_table_3(
     ],
 )
 def test_the_loss_of_dqsgd_falls(name: str, changes: dict[str, object], tmp_path: Path) -> None:
-    scenario = load(f"papers/dqsgd-{name}", {**TINY, **changes})
+    scenario = load(f"papers/dqsgd/{name}", {**TINY, **changes})
     result = run(scenario, out=tmp_path)
     losses = [row["test_loss"] for row in result.rounds if "test_loss" in row]
     assert losses[-1] < losses[0]
