@@ -10,6 +10,7 @@ from typing import Final
 from fedquant.errors import ConfigError, suggest
 
 EXPERIMENTS: Final = {
+    "daqusgd-fig4": "fedquant.reproduce.daqusgd",
     "dqgd-fig3": "fedquant.reproduce.dqgd",
     "dqsgd-table1": "fedquant.reproduce.dqsgd",
     "qcs-fig2": "fedquant.reproduce.qcs_regression",
