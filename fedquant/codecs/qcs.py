@@ -6,11 +6,13 @@ Distributed Deep Learning" (2020). Signs and dither come from the key and are ne
 Body: every partition's scale, then all their codes in one stretch. A scale is a float32, or its upper 16
 bits (none for a lone coefficient: that takes 32). Codes are planar for 2, 4, 16 and 256 levels, mixed radix
 for other counts. Lengths depend on the vector's alone.
+Entropy-coded, it is the scales and `entropy` of the codes of all partitions whose scale is not zero.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, ClassVar, Final, Literal, final
@@ -18,9 +20,10 @@ from typing import Annotated, ClassVar, Final, Literal, final
 import numpy as np
 from pydantic import Field
 
+from fedquant.codecs import entropy
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
 from fedquant.codecs.groups import unpack_scales
-from fedquant.codecs.qcs_design import PLANAR, Plan, Run, best, plan, smallest, useful
+from fedquant.codecs.qcs_design import PLANAR, Plan, best, plan, smallest, useful
 from fedquant.errors import CodecError, ConfigError
 from fedquant.kernels import hadamard, pack
 from fedquant.keys import Key
@@ -40,6 +43,8 @@ class QCS(Codec):
     q: Q, in halves: 0.5 is one bit, 1 ternary, 1.5 two bits, 7.5 four bits.
     gain: bytes of float32 over bytes of payload; order (if auto), k and q are those of the least γ.
     estimator: "unbiased" (α = 1) or "mmse" (α = 1/(γ+1)). scale: rounded up in either format.
+    entropy: codes in about their entropy, never more than a byte above the plain form. `gain` and order
+        "auto" go by the plain form, whose size is known beforehand: a gain is kept, and mostly exceeded.
     Raises ConfigError where fields contradict each other.
     """
 
@@ -53,6 +58,7 @@ class QCS(Codec):
     gain: Annotated[float, Field(gt=0)] | None = None
     estimator: Literal["unbiased", "mmse"] = "unbiased"
     scale: Literal["float32", "bfloat16"] = "float32"
+    entropy: bool = False
 
     def __post_init__(self) -> None:
         for name in ("k_over_n", "q", "gain"):  # 2 and 2.0 are one codec, with one checksum
@@ -106,40 +112,49 @@ class QCS(Codec):
                 raise CodecError(
                     f"qcs: a scale of {scale.max():g} exceeds {limit:g}; x is too large for float32"
                 )
-            scales.append((scale.view("<u4") >> 16).astype("<u2") if short else scale.astype("<f4"))
+            scales.append(scale)
             codes.append(code)
-        bits, together = PLANAR.get(cut.levels), np.concatenate(codes)
-        packed = pack.pack_bits(together, bits) if bits else pack.pack_radix(together, cut.levels)
-        data = b"".join([*(part.tobytes() for part in scales), packed])
+        data = _write(cut, scales) + self._pack(np.concatenate(codes), cut, scales)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
         cut = self.plan(spec, knobs)
-        if len(data) != cut.bytes:
+        if len(data) != cut.bytes and not self.entropy:
             raise CodecError(f"qcs: body of {len(data)} bytes, expected {cut.bytes}")
-        bits, packed = PLANAR.get(cut.levels), data[cut.scale_bytes :]
-        codes = (
-            pack.unpack_bits(packed, cut.codes, bits)
-            if bits
-            else pack.unpack_radix(packed, cut.codes, cut.levels)
-        ).astype(np.uint8, copy=False)
+        scales = _read(cut, data)
+        codes = self._unpack(data[cut.scale_bytes :], cut, scales)
         out = np.empty(spec.size, np.float32)
-        at = used = 0
-        for i, run in enumerate(cut.runs):
-            short, code = cut.is_short(run), codes[used : used + run.count * run.k]
-            width = run.count * (2 if short else 4)
-            scales = _read(data[at : at + width], run, short)
+        at = 0
+        for i, (run, scale) in enumerate(zip(cut.runs, scales, strict=True)):
+            code = codes[at : at + run.count * run.k]
+            at += code.size
             if run.k == 1 and code.max() > 1:
                 raise CodecError("qcs: the code of a lone coefficient is not its sign")
             alpha = 1.0 if self.estimator == "unbiased" else 1 / (cut.run_gamma(run) + 1)
             stop = run.start + run.count * run.order
             # The padding of the last partition has no place in the vector.
             part = out[run.start : stop] if stop <= spec.size else np.empty(run.order, np.float32)
-            hadamard.decode(scales, code, part, run.order, run.k, cut.levels, alpha, *_streams(key, i))
+            hadamard.decode(scale, code, part, run.order, run.k, cut.levels, alpha, *_streams(key, i))
             if stop > spec.size:
                 out[run.start :] = part[: spec.size - run.start]
-            at, used = at + width, used + code.size
         return out
+
+    def _pack(self, codes: Array, cut: Plan, scales: Sequence[Array]) -> bytes:
+        if self.entropy:
+            return entropy.pack(codes[_coded(cut, scales)], cut.levels)
+        bits = PLANAR.get(cut.levels)
+        return pack.pack_bits(codes, bits) if bits else pack.pack_radix(codes, cut.levels)
+
+    def _unpack(self, data: bytes, cut: Plan, scales: Sequence[Array]) -> Array:
+        if self.entropy:
+            n = sum(run.k * int(np.count_nonzero(scale)) for run, scale in zip(cut.runs, scales, strict=True))
+            codes = np.zeros(cut.codes, np.uint8)
+            codes[_coded(cut, scales)] = entropy.unpack(data, n, cut.levels)
+            return codes
+        bits = PLANAR.get(cut.levels)
+        if bits:
+            return pack.unpack_bits(data, cut.codes, bits)
+        return pack.unpack_radix(data, cut.codes, cut.levels).astype(np.uint8, copy=False)
 
 
 def _streams(key: Key, run: int) -> tuple[Key, Key]:
@@ -147,10 +162,33 @@ def _streams(key: Key, run: int) -> tuple[Key, Key]:
     return key.fold(stream=1 + 2 * run), key.fold(stream=2 + 2 * run)
 
 
-def _read(data: bytes, run: Run, short: bool) -> Array:
-    if short:
-        data = (np.frombuffer(data, "<u2").astype("<u4") << 16).tobytes()
-    return unpack_scales(data, run.count, "qcs")
+def _coded(cut: Plan, scales: Sequence[Array]) -> Array | slice:
+    """Where the codes are of partitions whose scale is not zero: the rest is known."""
+    if all(scale.all() for scale in scales):
+        return slice(None)
+    return np.concatenate([np.repeat(scale > 0, run.k) for run, scale in zip(cut.runs, scales, strict=True)])
+
+
+def _write(cut: Plan, scales: Sequence[Array]) -> bytes:
+    return b"".join(
+        ((scale.view("<u4") >> 16).astype("<u2") if cut.is_short(run) else scale.astype("<f4")).tobytes()
+        for run, scale in zip(cut.runs, scales, strict=True)
+    )
+
+
+def _read(cut: Plan, data: bytes) -> list[Array]:
+    """float32[count] of each run. Raises CodecError for a negative or non-finite one, and too few bytes."""
+    if len(data) < cut.scale_bytes:
+        raise CodecError(f"qcs: body of {len(data)} bytes, its scales alone take {cut.scale_bytes}")
+    scales, at = [], 0
+    for run in cut.runs:
+        stop = at + run.count * (2 if cut.is_short(run) else 4)
+        part = data[at:stop]
+        if cut.is_short(run):
+            part = (np.frombuffer(part, "<u2").astype("<u4") << 16).tobytes()
+        scales.append(unpack_scales(part, run.count, "qcs"))
+        at = stop
+    return scales
 
 
 @lru_cache(maxsize=1024)
@@ -162,7 +200,7 @@ def _plan(codec: QCS, size: int, levels: int) -> Plan:
         k = codec.k if codec.k is not None else max(1, round(codec.k_over_n * codec.order))
         return plan(size, codec.order, k, levels, short)
     among = useful(size) if codec.order == "auto" else [codec.order]
-    budget = math.floor(4 * size / codec.gain) - HEADER_SIZE
+    budget = math.floor(4 * size / codec.gain) - HEADER_SIZE - codec.entropy  # its byte above the plain form
     found = best(size, budget, among, short)
     if found is None:
         raise CodecError(

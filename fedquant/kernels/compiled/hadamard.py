@@ -175,18 +175,44 @@ def _peak(x):  # type: ignore[no-untyped-def]
 
 
 @inlined
-def _dither(lower, upper, i, low, high):  # type: ignore[no-untyped-def]
-    for j in range(lower.size):
-        word = draw(i, low, high)
-        lower[j] = f32(i32(word & u32(0xFFFF))) * STEP + f32(STEP / 2)
-        upper[j] = f32(i32(word >> u32(16))) * STEP + f32(STEP / 2)
-        i = u32(i + u32(1))
+def _unit(half):  # type: ignore[no-untyped-def]
+    """16 bits of a draw as float32 in (0, 1)."""
+    return f32(i32(half)) * STEP + f32(STEP / 2)
+
+
+@inlined
+def _round(v, inverse, offset, top, draws, out):  # type: ignore[no-untyped-def]
+    """Codes of v: the lower halves of the draws dither the first coefficients, the upper ones the rest."""
+    h = draws.size
+    for j in range(h):
+        out[j] = u8(min(i32(v[j] * inverse + offset + _unit(draws[j] & u32(0xFFFF))), top))
+    rest, codes = v[h:], out[h:]
+    for j in range(codes.size):
+        codes[j] = u8(min(i32(rest[j] * inverse + offset + _unit(draws[j] >> u32(16))), top))
+
+
+@inlined
+def _center(codes, offset, draws, v):  # type: ignore[no-untyped-def]
+    """What codes stand for, in steps."""
+    h = draws.size
+    for j in range(h):
+        v[j] = f32(codes[j]) - offset - _unit(draws[j] & u32(0xFFFF))
+    part, rest = codes[h:], v[h:]
+    for j in range(part.size):
+        rest[j] = f32(part[j]) - offset - _unit(draws[j] >> u32(16))
+
+
+@inlined
+def _scale(x, y, gain, scale, words, shift):  # type: ignore[no-untyped-def]
+    """y = gain·scale·(r ⊙ x)."""
+    for j in range(words.size):
+        y[j] = x[j] * gain * (-scale if i32(words[j] << shift) < i32(0) else scale)
 
 
 @kernel
 def _encode(x, first, k, levels, columns, q, root, short, keys, words, scales, codes):  # type: ignore[no-untyped-def]
     order, half = words.size, (k + 1) // 2
-    a, b, u = np.empty(order, f32), np.empty(order, f32), np.empty(2 * half, f32)
+    a, b, draws = np.empty(order, f32), np.empty(order, f32), np.empty(half, u32)
     cell = np.empty(1, f32)
     bits = cell.view(u32)
     top, offset = i32(levels - 1), f32(q)
@@ -216,16 +242,14 @@ def _encode(x, first, k, levels, columns, q, root, short, keys, words, scales, c
         elif k == 1:
             out[0] = v[0] >= 0
         else:
-            _dither(u[:half], u[half:], u32(p * half), keys[2], keys[3])
-            inverse = f32(root / (float(scale) * float(lift)))
-            for j in range(k):
-                out[j] = u8(min(i32(v[j] * inverse + offset + u[j]), top))
+            _draws(draws, u32(p * half), keys[2], keys[3])
+            _round(v, f32(root / (float(scale) * float(lift))), offset, top, draws, out)
 
 
 @kernel
 def _decode(scales, codes, first, k, q, gain, columns, keys, words, out):  # type: ignore[no-untyped-def]
     order, half = words.size, (k + 1) // 2
-    a, b, u = np.empty(order, f32), np.empty(order, f32), np.empty(2 * half, f32)
+    a, b, draws = np.empty(order, f32), np.empty(order, f32), np.empty(half, u32)
     offset = f32(q - 0.5)
     for row in range(scales.size):
         p = first + row
@@ -235,15 +259,12 @@ def _decode(scales, codes, first, k, q, gain, columns, keys, words, out):  # typ
         if k == 1:
             a[0] = f32(2) * f32(part[0]) - f32(1)
         else:
-            _dither(u[:half], u[half:], u32(p * half), keys[2], keys[3])
-            for j in range(k):
-                a[j] = f32(part[j]) - offset - u[j]
+            _draws(draws, u32(p * half), keys[2], keys[3])
+            _center(part, offset, draws, a)
         a[k:] = f32(0)
         _hadamard(a, b, columns)
-        scale = scales[row]
-        for j in range(order):
-            a[j] = a[j] * gain * scale
-        _flip(a.view(i32), out[row * order : (row + 1) * order], words, u32(31 - p % 32))
+        to = out[row * order : (row + 1) * order]
+        _scale(a, to, gain, scales[row], words, u32(31 - p % 32))
 
 
 def encode(
@@ -280,11 +301,11 @@ def decode(
 ) -> None:
     """Sets out: float32[p·order] to α/√k·r ⊙ H_kᵀ(ς(q − u)) (eqs. 6 and 8); infinite where too large."""
     q, gain = positive_levels(k, levels), np.float32(alpha / math.sqrt(k))
-    columns, keys, bits = _columns(order, True), key_words(signs, dither), out.view(i32)
+    columns, keys = _columns(order, True), key_words(signs, dither)
 
     def run(start: int, stop: int) -> None:
         p, end = start // order, stop // order
         part, words = codes[p * k : end * k], np.empty(order, u32)
-        _decode(scales[p:end], part, p, k, q, gain, columns, keys, words, bits[start:stop])
+        _decode(scales[p:end], part, p, k, q, gain, columns, keys, words, out[start:stop])
 
     spread(run, out.size, 32 * order)
