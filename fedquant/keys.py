@@ -14,6 +14,16 @@ from functools import cached_property, lru_cache
 from typing import Final
 
 _MASK: Final = (1 << 64) - 1
+_BITS: Final = {
+    "seed": 64,
+    "run": 64,
+    "round": 22,
+    "sensor": 22,
+    "purpose": 5,
+    "direction": 1,
+    "part": 10,
+    "stream": 4,
+}
 
 
 class Purpose(IntEnum):
@@ -75,17 +85,14 @@ class Key:
     stream: int = 0
 
     def __post_init__(self) -> None:
-        for name, value, bits in (
-            ("seed", self.seed, 64),
-            ("run", self.run, 64),
-            ("round", self.round, 22),
-            ("sensor", self.sensor, 22),
-            ("purpose", self.purpose, 5),
-            ("direction", self.direction, 1),
-            ("part", self.part, 10),
-            ("stream", self.stream, 4),
-        ):
-            if value < 0 or value >> bits:
+        # A value out of range leaves bits behind, a negative one too.
+        beyond = self.seed >> 64 | self.run >> 64 | self.round >> 22 | self.sensor >> 22
+        if beyond | self.purpose >> 5 | self.direction >> 1 | self.part >> 10 | self.stream >> 4:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        for name, bits in _BITS.items():
+            if (value := getattr(self, name)) < 0 or value >> bits:
                 raise ValueError(f"key: {name}={value:d} is outside [0, 2**{bits})")
 
     def fold(
