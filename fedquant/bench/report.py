@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from fedquant.bench.codecs import WAYS, CodecRow
 from fedquant.bench.distortion import Comparison
-from fedquant.bench.machine import Machine
 from fedquant.bench.results import Results
 from fedquant.bench.targets import Verdict, judge
 from fedquant.bench.timing import Timing
+from fedquant.machine import Machine
 
 NONE: Final = "–"
 _ABOUT: Final = """\

@@ -8,8 +8,8 @@ from fedquant.bench.codecs import CodecRow
 from fedquant.bench.coding import CodingRow
 from fedquant.bench.distortion import Comparison
 from fedquant.bench.kernels import KernelRow
-from fedquant.bench.machine import Machine
 from fedquant.bench.small import SmallRow
+from fedquant.machine import Machine
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from fedquant.bench import codecs, coding, distortion, kernels, machine, plot, report, small, vectors
+from fedquant import machine
+from fedquant.bench import codecs, coding, distortion, kernels, plot, report, small, vectors
 from fedquant.bench.peers import peers
 from fedquant.bench.results import Results
 from fedquant.bench.tensor import SEED, SIZE, layered_normal

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedquant.errors import ConfigError, suggest
+from fedquant.machine import describe
 
 EXPERIMENTS: Final = {
     "daqusgd-fig4": "fedquant.reproduce.daqusgd",
@@ -30,7 +31,10 @@ def reproduce(
     matrix: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Runs an experiment into the folder `out`; its report. Raises ConfigError for an unknown name."""
+    """Runs an experiment into the folder `out`; its report, which ends with date and machine.
+
+    Raises ConfigError for an unknown name.
+    """
     if name not in EXPERIMENTS:
         raise ConfigError(f"unknown experiment {name!r}: {suggest(name, EXPERIMENTS)}")
     module = importlib.import_module(EXPERIMENTS[name])
@@ -38,4 +42,11 @@ def reproduce(
         raise ConfigError(f"{name}: takes no matrix")
     more = {} if matrix is None else {"matrix": matrix}
     report: Path = module.run(out, quick=quick, say=say, **more)
+    with report.open("a", encoding="utf-8") as file:
+        file.write(f"\n{_measured()}\n")
     return report
+
+
+def _measured() -> str:
+    here = describe(None)
+    return f"Measured {here.date}: {here.cpu}, {here.cores} cores, {here.system}, Python {here.python}."
