@@ -25,7 +25,7 @@ _VARIANTS: Final[dict[str, list[Config]]] = {
     "uniform": [{"bits": 4}, {"bits": 8}, {"bits": 8, "entropy": True}],
     "topk": [{"ratio": 0.01}, {"ratio": 0.01, "values": "float16"}, {"ratio": 0.1}],
     "qtopk": [{"ratio": 0.01}, {"ratio": 0.1}],
-    "qcs": [{}, {"k_over_n": 0.5}, {"q": 7.5}],
+    "qcs": [{}, {"entropy": True}, {"k_over_n": 0.5}, {"q": 7.5}],
     "ecq": [
         {"nmse": 8.5e-3},
         {"nmse": 8.5e-3, "dither": True},

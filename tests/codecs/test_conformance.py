@@ -53,6 +53,7 @@ CODECS: list[Any] = [
     {"name": "qcs", "order": 12, "k": 5, "q": 2},
     {"name": "qcs", "order": "auto", "k_over_n": 0.5, "estimator": "mmse"},
     {"name": "qcs", "order": 16, "k": 1},
+    {"name": "qcs", "entropy": True},
     {"name": "error_feedback", "inner": {"name": "qcs", "k_over_n": 0.5}},
     {"name": "terngrad", "scope": "whole"},
     {"name": "terngrad", "scope": 3, "clip": 2.5},
