@@ -1,4 +1,4 @@
-"""Figure 3 of "Differentially Quantized Gradient Descent", its extension to momentum, and the ball's savings.
+"""Figure 3 of "Differentially Quantized Gradient Descent", its extension to momentum, and what saves bits.
 
 Lin, Kostina, Hassibi (arXiv 2002.02508). Writes pictures (SVG, PNG), points (CSV) and what holds (Markdown).
 """
@@ -18,6 +18,7 @@ from fedquant.differential import rates
 from fedquant.differential.problems import Quadratic, gaussian, matrix_market, of_matrix
 from fedquant.differential.sweep import Point, sweep
 from fedquant.keys import Key
+from fedquant.reproduce import dqgd_bits
 from fedquant.reproduce import dqgd_pictures as pictures
 
 SEED: Final = Key(2021)
@@ -27,6 +28,7 @@ WIDE: Final = 104  # columns of ash331, the paper's matrix
 GRADIENT: Final = ("gd", "nq-gd", "dq-gd")
 MOMENTUM: Final = ("agd", "dq-agd", "hb", "dq-hb")
 PAIRS: Final = (("gd", "dq-gd"), ("agd", "dq-agd"), ("hb", "dq-hb"))
+RATES: Final = [float(r) for r in range(2, 11)]  # at which payloads are counted
 DEEP: Final = 1e-140  # its square is still a float64
 
 
@@ -87,6 +89,12 @@ def run(
         problem = gaussian(SEED, n, KAPPA, count // 5)
         both = [p for kind in ("cube", "ball") for p in sweep(label, problem, ["dq-gd"], fine, kind)]
         balls.append(Setting(label, n, KAPPA, both, []))
+    sizes: list[dqgd_bits.Size] = []
+    for label, problem in problems.items():
+        say(f"{label}: payloads of uniform, entropy-coded and of ball")
+        sample = problem.take(np.arange(count) < (2 if quick else 5))
+        sizes += dqgd_bits.along(label, sample, RATES[:: 2 if quick else 1])
+    spheres = list(dqgd_bits.on_spheres(dqgd_bits.SPHERES, KAPPA, 5 if quick else 50))
     say("pictures and tables")
     out.mkdir(parents=True, exist_ok=True)
     for name, methods in (("dqgd-fig3", GRADIENT), ("dqgd-momentum", MOMENTUM)):
@@ -94,8 +102,14 @@ def run(
         pictures.rates_against_bits(out / name, panels)
     pictures.cube_against_ball(out / "dqgd-ball", [s[:4] for s in balls])
     _csv(out / "dqgd-fig3.csv", [p for s in (*settings, *balls) for p in s.points])
+    sent = [(label, [s for s in sizes if s.problem == label]) for label in problems]
+    pictures.bits_sent(out / "dqgd-bits", sent)
+    dqgd_bits.write(out / "dqgd-bits.csv", [*sizes, *spheres])
     path = out / "dqgd-fig3.md"
-    path.write_text(_markdown(settings, balls, count), encoding="utf-8")
+    command = "fedquant reproduce dqgd-fig3" + quick * " --quick"
+    command += f" --matrix {matrix.name}" if matrix is not None else ""
+    text = [*_markdown(settings, balls, count, command), "", *dqgd_bits.markdown([*sizes, *spheres])]
+    path.write_text("\n".join(text) + "\n", encoding="utf-8")
     return path
 
 
@@ -182,7 +196,7 @@ def _transition(setting: Setting, exact: str, name: str) -> list[Claim]:
 # ---- tables
 
 
-def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int) -> str:
+def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int, command: str) -> list[str]:
     lines = ["# Differentially quantized gradient descent: Figure 3", ""]
     lines += [
         f"Least squares, {count} instances a point; rate = (‖x̂_T − x*‖/‖x̂_0 − x*‖)^(1/T), clipped at 1,",
@@ -198,6 +212,7 @@ def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int)
         "![cells of the ball](dqgd-ball.svg)",
         "",
         "Circles: means, with 5–95 % of instances. Lines: theory. Dotted verticals: thresholds R′ and R_A.",
+        f"Command: `{command}`",
         "",
     ]
     if len(settings) == 1:
@@ -232,7 +247,7 @@ def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int)
                 quality = f"{cube.q:.3f} | {ball.q:.3f} | {cube.rho:.2f} | {ball.rho:.2f}"
                 speed = f"{saved:.2f} | {cube.rate:.3f} | {ball.rate:.3f}"
                 lines.append(f"| {setting.n} | {ball.bits:g} | {quality} | {speed} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _verdict(holds: bool) -> str:

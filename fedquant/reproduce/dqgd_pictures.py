@@ -13,6 +13,7 @@ from fedquant.differential import rates
 from fedquant.differential.methods import METHODS
 from fedquant.differential.sweep import Point
 from fedquant.errors import ConfigError
+from fedquant.reproduce.dqgd_bits import CODECS, Size
 
 STYLES: Final = {
     "gd": ("black", "GD, unquantized"),
@@ -83,6 +84,27 @@ def cube_against_ball(path: Path, panels: Sequence[tuple[str, int, float, Sequen
         grid = np.linspace(min(ends), max(ends), 400)
         axes.plot(grid, [rates.converse(kappa, bits) for bits in grid], "k:", linewidth=1, label="converse")
         _finish(axes, title)
+    _save(figure, path)
+
+
+def bits_sent(path: Path, panels: Sequence[tuple[str, Sequence[Size]]]) -> None:
+    """One panel a (title, sizes of DQ-GD's runs): measured bits against the R at which the cube has that q.
+
+    Writes path.svg and path.png.
+    """
+    plt = pyplot()
+    figure, row = plt.subplots(
+        1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False
+    )
+    for axes, (title, sizes) in zip(row[0], panels, strict=True):
+        for name, colour in zip(CODECS, ("tab:blue", "tab:green", "tab:purple"), strict=True):
+            own = sorted((s for s in sizes if s.codec == name and s.converged == 1), key=lambda s: -s.q)
+            x = [rates.cube_bits(s.n, s.q) for s in own]
+            axes.plot(x, [s.body for s in own], "o-", color=colour, markersize=4, linewidth=1, label=name)
+            axes.plot(x, [s.payload for s in own], ":", color=colour, linewidth=1)
+        _finish(axes, title)
+        axes.set_xlabel("log2(√n/q): the R of `uniform` for this q; dotted: with the header")
+        axes.set_ylabel("bit/coordinate, measured")
     _save(figure, path)
 
 
