@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from fedquant.codecs.frequencies import (
-    Counts,
     code_bits,
     costs,
     multiplicity,
@@ -18,9 +16,8 @@ from fedquant.codecs.frequencies import (
     symbol_freq,
     write_table,
 )
-from fedquant.kernels import pack, rans
-
-Codes = npt.NDArray[Any]
+from fedquant.kernels import pack, rans, symbols
+from fedquant.kernels.reference.symbols import Codes, Counts
 
 MAX_SEGMENTS: Final = 1024  # more are not clustered
 _COSTS: Final = (2, 4, 8)  # counts of clusters tried
@@ -62,12 +59,12 @@ def _histograms(codes: Codes, levels: int, segments: Sequence[int]) -> Counts:
     if codes.size < _FEW * len(ends):  # a call a segment would take longer than the counting
         place = np.repeat(np.arange(len(ends)) * levels, np.diff(ends, prepend=0))
         return np.bincount(place + codes, minlength=len(ends) * levels).reshape(-1, levels)
-    t = rans.digits_per_symbol(levels)
+    t = symbols.digits_per_symbol(levels)
     counts = np.zeros((len(ends), levels), np.int64)
     for i, (start, stop) in enumerate(zip((0, *segments), segments, strict=False)):
-        symbols, joint = rans.join(codes[start:stop], levels)
+        joined, joint = symbols.join(codes[start:stop], levels)
         counts[i] = joint[: levels**t] @ multiplicity(levels)
-        counts[i, 0] -= symbols.size * t - (stop - start)  # padding
+        counts[i, 0] -= joined.size * t - (stop - start)  # padding
     return counts
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +43,8 @@ from fedquant.codecs.frequencies import (
 )
 from fedquant.errors import CodecError
 from fedquant.kernels import pack as plain
-from fedquant.kernels import rans
-
-Codes = npt.NDArray[Any]
-Counts = npt.NDArray[np.int64]
-U32 = npt.NDArray[np.uint32]
+from fedquant.kernels import rans, symbols, tokens
+from fedquant.kernels.reference.symbols import U32, Codes, Counts
 
 MAX_LEVELS: Final = (1 << 17) + 1
 STORED, CONSTANT, CLUSTERS, INTEGERS = 0, 1, 2, 3
@@ -94,10 +91,10 @@ def unpack(data: bytes, n: int, levels: int, segments: Sequence[int] = ()) -> U3
         return _unpack_wide(data, n, levels, segments)
     q, kind = mode & 0x0F, mode & 0xF0
     if kind in (DIGITS, SYMBOLS) and 1 <= q <= rans.BITS and levels <= 256:
-        t = rans.digits_per_symbol(levels)
+        t = symbols.digits_per_symbol(levels)
         table, at = read_table(data, 1, levels if kind == DIGITS else levels**t, q)
         freq = symbol_freq(table, t if kind == DIGITS else 1)
-        return rans.split(rans.decode(data[at:], rans.symbols_of(n, levels), freq), n, levels)
+        return symbols.split(rans.decode(data[at:], symbols.symbols_of(n, levels), freq), n, levels)
     raise CodecError(f"entropy: mode {mode:#04x} is unknown, or not of {levels} levels")
 
 
@@ -133,15 +130,15 @@ def _pack_coded(codes: Codes, levels: int, segments: Sequence[int]) -> bytes:
     if n == 0:
         return b""
     if levels > 256:
-        rans.check_codes(int(codes.max()), levels)
+        symbols.check_codes(int(codes.max()), levels)
         return _pack_constant(codes) or _pack_wide(codes, levels, segments)
-    symbols, counts = rans.join(codes, levels)
+    joined, counts = symbols.join(codes, levels)
     if np.count_nonzero(counts) <= 2 and (constant := _pack_constant(codes)):  # two: the last one is padded
         return constant
     head, freq, size = model(counts, levels)
     if size > _plain_size(n, levels):
         return b""
-    return head + rans.encode(symbols, freq)
+    return head + rans.encode(joined, freq)
 
 
 def _pack_constant(codes: Codes) -> bytes:
@@ -185,13 +182,13 @@ def pack_integers(values: Codes, segments: Sequence[int] = ()) -> bytes:
     Raises CodecError for a larger one.
     """
     values = np.ascontiguousarray(values)
-    counts = rans.token_counts(values)
+    counts = tokens.token_counts(values)
     if values.size == 0:
         return b""
-    k = min(range(3, rans.FINEST + 1), key=lambda k: _integer_cost(counts, k))
-    tokens, raw = rans.tokenize(values, k)
-    alphabet = max(2, int(tokens.max()) + 1)
-    stream = pack(tokens, alphabet, segments)
+    k = min(range(3, tokens.FINEST + 1), key=lambda k: _integer_cost(counts, k))
+    coded, raw = tokens.tokenize(values, k)
+    alphabet = max(2, int(coded.max()) + 1)
+    stream = pack(coded, alphabet, segments)
     length = varint(len(stream)) if alphabet > 1 << k else b""
     return bytes([k, alphabet]) + length + stream + raw
 
@@ -203,33 +200,33 @@ def unpack_integers(data: bytes, n: int, segments: Sequence[int] = ()) -> npt.ND
     if n == 0 or len(data) < 2:
         raise CodecError(f"integers: {len(data)} bytes for {n} numbers")
     k, alphabet, at, end = data[0], data[1], 2, len(data)
-    if not 3 <= k <= rans.FINEST or not 2 <= alphabet <= rans.token_limit(k):
+    if not 3 <= k <= tokens.FINEST or not 2 <= alphabet <= tokens.token_limit(k):
         raise CodecError(f"integers: k = {k} with {alphabet} tokens is never written")
     if alphabet > 1 << k:
         length, at = read_varint(data, at)
         end = at + length
     if end > len(data):
         raise CodecError(f"integers: tokens of {end - at} bytes, {len(data) - at} are there")
-    tokens = unpack(data[at:end], n, alphabet, segments).astype(np.uint8)
-    return rans.detokenize(tokens, data[end:], k)
+    coded = unpack(data[at:end], n, alphabet, segments).astype(np.uint8)
+    return tokens.detokenize(coded, data[end:], k)
 
 
 def _integer_cost(fine: Counts, k: int) -> int:
     """About how many bits tokens of k take, from the counts of the finest."""
     counts = np.zeros(256, np.int64)
-    np.add.at(counts, _coarser(k), fine[: rans.token_limit(rans.FINEST)])
+    np.add.at(counts, _coarser(k), fine[: tokens.token_limit(tokens.FINEST)])
     used = np.flatnonzero(counts)
     table = 8 * used.size + used[-1] // 2  # a byte for 16 that are unused
-    return int(code_bits(counts, normalize(counts, rans.BITS)) + counts @ rans.raw_bits(k) + table)
+    return int(code_bits(counts, normalize(counts, rans.BITS)) + counts @ tokens.raw_bits(k) + table)
 
 
 @lru_cache(maxsize=8)
 def _coarser(k: int) -> npt.NDArray[np.uint8]:
     """The token of k for each of the finest."""
-    fine = np.arange(rans.token_limit(rans.FINEST))
-    raw = rans.raw_bits(rans.FINEST)[fine]
+    fine = np.arange(tokens.token_limit(tokens.FINEST))
+    raw = tokens.raw_bits(tokens.FINEST)[fine]
     folded = np.where(raw > 0, (4 + (fine & 3)) << raw, fine)
-    return rans.tokenize(folded >> 1 ^ -(folded & 1), k)[0]
+    return tokens.tokenize(folded >> 1 ^ -(folded & 1), k)[0]
 
 
 # ---- clusters of segments

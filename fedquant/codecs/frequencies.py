@@ -9,12 +9,10 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from fedquant.errors import CodecError
-from fedquant.kernels import rans
-
-Counts = npt.NDArray[np.int64]
+from fedquant.kernels import rans, symbols
+from fedquant.kernels.reference.symbols import Counts
 
 DIGITS, SYMBOLS = 0x10, 0x20  # modes of `entropy`: what a table counts
 _FRACTION: Final = 12  # logarithms are in units of 2**-12 bit
@@ -78,16 +76,16 @@ def code_bits(counts: Counts, freq: Counts) -> int:
 @lru_cache(maxsize=64)
 def multiplicity(levels: int) -> Counts:
     """int64[levels**t, levels]: how often each digit is in each symbol."""
-    t = rans.digits_per_symbol(levels)
-    symbols = np.arange(levels**t)
-    digits = symbols[:, None] // levels ** np.arange(t) % levels
+    t = symbols.digits_per_symbol(levels)
+    joined = np.arange(levels**t)
+    digits = joined[:, None] // levels ** np.arange(t) % levels
     often: Counts = (digits[:, :, None] == np.arange(levels)).sum(axis=1)
     return often
 
 
 def model(counts: Counts, levels: int) -> tuple[bytes, Counts, int]:
     """(mode and table, symbol frequencies, bytes without the states) of the smallest model of the counts."""
-    t = rans.digits_per_symbol(levels)
+    t = symbols.digits_per_symbol(levels)
     counts = counts[: levels**t]
     kinds = [(DIGITS, t, counts @ multiplicity(levels))]
     if t > 1 and int(counts.sum()) > 256:

@@ -21,9 +21,33 @@ COMPILED: bool = _wanted == "numba" or (_wanted == "" and find_spec("numba") is 
 """Whether the compiled kernels are in use."""
 
 if TYPE_CHECKING or not COMPILED:
-    from fedquant.kernels.reference import fused, hadamard, pack, quantize, rans, rng, scan, steps, topk
+    from fedquant.kernels.reference import (
+        fused,
+        hadamard,
+        pack,
+        quantize,
+        rans,
+        rng,
+        scan,
+        steps,
+        symbols,
+        tokens,
+        topk,
+    )
 else:
-    from fedquant.kernels.compiled import fused, hadamard, pack, quantize, rans, rng, scan, steps, topk
+    from fedquant.kernels.compiled import (
+        fused,
+        hadamard,
+        pack,
+        quantize,
+        rans,
+        rng,
+        scan,
+        steps,
+        symbols,
+        tokens,
+        topk,
+    )
 
 __all__ = [
     "COMPILED",
@@ -37,5 +61,7 @@ __all__ = [
     "scan",
     "set_threads",
     "steps",
+    "symbols",
+    "tokens",
     "topk",
 ]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fedquant.errors import CodecError
 from fedquant.kernels.compiled import pack as compiled
-from fedquant.kernels.compiled import radix
+from fedquant.kernels.compiled import radix_plan
 from fedquant.kernels.reference import pack as reference
 from fedquant.kernels.reference import rng
 from fedquant.keys import Key
@@ -131,7 +131,7 @@ def test_every_byte_of_a_group_ends_as_in_the_reference(levels: int) -> None:
 def test_the_edges_of_a_group_end_as_in_the_reference(levels: int) -> None:
     k, width = reference.radix_group(levels)
     total, most = levels**k, 256**width - 1
-    steps = len(radix.plan(levels).powers)
+    steps = len(radix_plan.plan(levels).powers)
     values = {0, 1, total - 1, total, total + 1, total + (1 << 8 * width - 5), most}
     values |= {total * i // steps + j for i in range(1, steps) for j in (-1, 0, 1)}
     values |= {levels**i + j for i in range(0, k, 1 + k // 20) for j in (-1, 0)}
@@ -180,7 +180,7 @@ def test_more_than_one_thread_has_work(levels: int) -> None:
 
 @pytest.mark.parametrize("levels", [3, 5, 7, 9, 15, 17, 31, 100, 255, 257, 4097, 52015, 65535])
 def test_reciprocals_divide_all_that_occurs(levels: int) -> None:
-    plan = radix.plan(levels)
+    plan = radix_plan.plan(levels)
     power, cut, cut_shift, m, single, shift = (int(d) for d in plan.divisors)
     if plan.half > 1:
         x = np.arange(power, dtype=np.uint64)
@@ -195,7 +195,7 @@ def test_reciprocals_divide_all_that_occurs(levels: int) -> None:
 
 def test_plans_leave_room_for_the_errors() -> None:
     for levels in [*range(2, 1200), *LARGE]:
-        plan = radix.plan(levels)
+        plan = radix_plan.plan(levels)
         rest, lost = levels**plan.digits, 0.0
         assert math.prod(int(p) for p in plan.powers) == rest
         for i, (kept, power) in enumerate(zip(plan.kept.tolist(), plan.powers.tolist(), strict=True)):

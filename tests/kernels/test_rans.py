@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -11,19 +10,13 @@ from hypothesis import strategies as st
 
 from fedquant.codecs.frequencies import normalize
 from fedquant.errors import CodecError
-from fedquant.kernels import rng
+from fedquant.kernels.compiled import jit
 from fedquant.kernels.compiled import rans as compiled
 from fedquant.kernels.reference import rans as reference
-from fedquant.keys import Key
+from tests.draws import skewed
 
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 BOTH = pytest.mark.parametrize("rans", [reference, compiled], ids=["reference", "compiled"])
-KEY = Key(8)
-
-
-def skewed(n: int, levels: int, power: float, key: Key = KEY) -> np.ndarray:
-    """Codes whose distribution leans to 0 the more, the larger the power."""
-    return (rng.uniform(key, n).astype(np.float64) ** power * levels).astype(np.uint32)
 
 
 def frequencies(symbols: np.ndarray) -> np.ndarray:
@@ -57,59 +50,6 @@ def by_hand(data: bytes, m: int, freq: np.ndarray) -> list[int]:
     return out
 
 
-# ---- codes and symbols
-
-
-@pytest.mark.parametrize(
-    ("levels", "t"), [(2, 8), (3, 5), (4, 4), (6, 3), (7, 2), (15, 2), (16, 2), (17, 1), (256, 1)]
-)
-def test_digits_per_symbol(levels: int, t: int) -> None:
-    assert reference.digits_per_symbol(levels) == t
-    assert levels**t <= 256 < levels ** (t + 1)
-
-
-@QUICK
-@given(st.integers(0, 9000), st.sampled_from([2, 3, 4, 5, 6, 7, 15, 16, 17, 255, 256]))
-def test_joined_codes_come_back(n: int, levels: int) -> None:
-    codes = skewed(n, levels, 1)
-    symbols, counts = reference.join(codes, levels)
-    again, counted = compiled.join(codes.astype(np.uint8), levels)
-    assert symbols.size == reference.symbols_of(n, levels)
-    assert np.array_equal(symbols, again)
-    assert np.array_equal(counts, counted)
-    assert np.array_equal(counts, np.bincount(symbols, minlength=256))
-    for rans in (reference, compiled):
-        assert np.array_equal(rans.split(symbols, n, levels), codes)
-
-
-@BOTH
-def test_blocks_are_planar(rans: ModuleType) -> None:
-    codes = skewed(2 * 1280 + 7, 3, 1)
-    symbols, _ = rans.join(codes, 3)
-    first = codes[:1280].reshape(5, 256)
-    assert np.array_equal(symbols[:256], (first * 3 ** np.arange(5)[:, None]).sum(axis=0))
-    # seven codes are left: H = 2 symbols; the first joins codes 0, 2, 4, 6 and the second 1, 3, 5
-    last = codes[2560:].tolist()
-    assert symbols[512:].tolist() == [
-        last[0] + 3 * last[2] + 9 * last[4] + 27 * last[6],
-        last[1] + 3 * last[3] + 9 * last[5],
-    ]
-
-
-@BOTH
-@pytest.mark.parametrize("n", [3, 5000])
-def test_codes_out_of_range_and_padding_are_refused(rans: ModuleType, n: int) -> None:
-    codes = np.zeros(n, np.uint32)
-    codes[n // 2] = 3
-    with pytest.raises(CodecError, match="a code is 3, not below 3 levels"):
-        rans.join(codes, 3)
-    with pytest.raises(CodecError, match="padding is not zero"):
-        rans.split(np.full(1, 242, np.uint8), 3, 3)
-
-
-# ---- streams
-
-
 @QUICK
 @given(
     st.integers(0, 300) | st.integers(4090, 4100) | st.integers(16380, 16400),
@@ -136,16 +76,10 @@ def test_round_trip_across_chunks(extra: int) -> None:
 
 
 def test_threads_change_nothing() -> None:
-    symbols = np.resize(skewed(50_000, 250, 2), compiled.MANY + 77).astype(np.uint8)
+    symbols = np.resize(skewed(50_000, 250, 2), jit.MANY + 77).astype(np.uint8)
     freq = frequencies(symbols)
     data = compiled.encode(symbols, freq)
     assert np.array_equal(compiled.decode(data, symbols.size, freq), symbols)
-    codes = symbols % 3
-    joined, counts = compiled.join(codes, 3)
-    slow, counted = reference.join(codes, 3)
-    assert np.array_equal(joined, slow)
-    assert np.array_equal(counts, counted)
-    assert np.array_equal(compiled.split(joined, codes.size, 3), codes)
     first = symbols[: 3 * reference.CHUNK]  # a chunk is coded on its own: its words do not depend on others
     alone = compiled.encode(first, freq)
     assert alone[8:100] == data[4 * (symbols.size // reference.CHUNK) :][:92]
@@ -223,66 +157,3 @@ def test_both_refuse_the_same_streams() -> None:
             except CodecError as error:
                 results.append(str(error))
         assert results[0] == results[1]
-
-
-# ---- integers
-
-EDGES = [0, 1, -1, 63, 64, -64, -65, 127, 128, 2**20, -(2**20), 2**31 - 1, -(2**31) + 1]
-
-
-@QUICK
-@given(
-    st.lists(st.sampled_from(EDGES) | st.integers(-(2**31) + 1, 2**31 - 1), max_size=60), st.integers(3, 7)
-)
-def test_integers_come_back(values: list[int], k: int) -> None:
-    given_ = np.array(values, np.int64)
-    tokens, raw = reference.tokenize(given_, k)
-    again, bits = compiled.tokenize(given_, k)
-    assert np.array_equal(tokens, again)
-    assert raw == bits
-    assert tokens.max(initial=0) < reference.token_limit(k)
-    assert len(raw) == -(-int(reference.raw_bits(k)[tokens].sum()) // 8)
-    for rans in (reference, compiled):
-        assert rans.detokenize(tokens, raw, k).tolist() == values
-        counts = rans.token_counts(given_)
-        assert np.array_equal(counts, np.bincount(rans.tokenize(given_, 7)[0], minlength=256))
-
-
-@BOTH
-def test_tokens_are_the_documented_ones(rans: ModuleType) -> None:
-    # k = 3: u = 2·50 = 100 = 0b1_10_0100, e = 6: token 8 + 4·3 + 2, raw bits 0100; −3 is u = 5
-    tokens, raw = rans.tokenize(np.array([50, -3, 50], np.int32), 3)
-    assert tokens.tolist() == [22, 5, 22]
-    assert raw == bytes([0b0100_0100])
-    assert rans.raw_bits(3)[22] == 4
-
-
-@BOTH
-@pytest.mark.parametrize("value", [2**31, -(2**31), 2**62])
-def test_large_integers_are_refused(rans: ModuleType, value: int) -> None:
-    with pytest.raises(CodecError, match=r"every \|v\| must be below 2\*\*31"):
-        rans.token_counts(np.array([0, value]))
-
-
-@BOTH
-def test_bad_raw_sections_are_refused(rans: ModuleType) -> None:
-    tokens, raw = rans.tokenize(np.array([50, 50, 50]), 3)  # 12 bits
-    for bad in (raw[:-1], b"", raw + b"\0"):
-        with pytest.raises(CodecError, match="raw section"):
-            rans.detokenize(tokens, bad, 3)
-    with pytest.raises(CodecError, match="padding is not zero"):
-        rans.detokenize(tokens, raw[:-1] + bytes([raw[-1] | 0x80]), 3)
-    top = np.array([rans.token_limit(3) - 1], np.uint8)
-    with pytest.raises(CodecError, match=r"-2\*\*31 is not coded"):
-        rans.detokenize(top, b"\xff\xff\xff\x1f", 3)
-    assert rans.detokenize(top, b"\xfe\xff\xff\x1f", 3).tolist() == [2**31 - 1]
-
-
-def test_the_compiled_module_has_every_public_function() -> None:
-    functions: dict[str, Callable[..., Any]] = {
-        name: value
-        for name, value in vars(reference).items()
-        if callable(value) and getattr(value, "__module__", "") == reference.__name__ and name[0] != "_"
-    }
-    helpers = {"assemble", "layout", "check_codes", "check_start", "check_end", "check_raw"}
-    assert set(functions) - helpers <= set(compiled.__all__)

@@ -25,6 +25,7 @@ from fedquant.reproduce import (
     qcs_cifar,
     qcs_gradients,
     qcs_regression,
+    qcs_regression_runs,
     qcs_relative_error,
     qcs_runs,
     qcs_schemes,
@@ -69,7 +70,7 @@ def check_files(path: Path, pictures: tuple[str, ...], table: str) -> str:
 
 
 def test_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(qcs_regression, "QUICK", qcs_regression.Size(1, (0.05, 0.1), 20))
+    monkeypatch.setattr(qcs_regression, "QUICK", qcs_regression_runs.Size(1, (0.05, 0.1), 20))
     said: list[str] = []
     path = qcs_regression.run(tmp_path, quick=True, say=said.append)
     assert said == ["regression 1 of 1"]
@@ -77,7 +78,7 @@ def test_regression(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_uncompressed_descent_is_that_of_the_formula() -> None:
-    problem = qcs_regression.Regression(3, 5)
+    problem = qcs_regression_runs.Regression(3, 5)
     descent = problem.descend("x", Float32(), 0.05, stop=False)
     error = problem.start
     assert error.shape == (50, 64)
@@ -94,9 +95,9 @@ def test_uncompressed_descent_is_that_of_the_formula() -> None:
 
 
 def test_descent_stops_where_it_should() -> None:
-    problem = qcs_regression.Regression(0, 60)
+    problem = qcs_regression_runs.Regression(0, 60)
     assert problem.descend("x", Float32(), 0.12, stop=True).loss.size < 60
-    assert problem.descend("x", Float32(), 1.0, stop=False).loss[-1] > qcs_regression.DIVERGED
+    assert problem.descend("x", Float32(), 1.0, stop=False).loss[-1] > qcs_regression_runs.DIVERGED
 
 
 def test_variance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

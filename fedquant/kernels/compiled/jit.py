@@ -6,7 +6,7 @@ machine code serves one thread or many, so the bits agree, half as much is compi
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
@@ -15,6 +15,7 @@ import numba
 from fedquant.kernels.threads import get_threads
 
 Function = Callable[..., Any]
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MANY: Final = 1 << 20  # elements; for fewer, a second thread costs more than it saves
@@ -43,6 +44,13 @@ def spread(run: Callable[[int, int], Result], n: int, grain: int = 1) -> list[Re
     if threads == 1:
         return [run(0, n)]
     size = -(-n // (threads * _PIECES * grain)) * grain
-    starts = range(0, n, size)
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, starts, (min(start + size, n) for start in starts)))
+    return each(lambda start: run(start, min(start + size, n)), range(0, n, size), n)
+
+
+def each(task: Callable[[Item], Result], items: Sequence[Item], n: int) -> list[Result]:
+    """[task(item), …] for items of n elements together; threads live for one call: they survive no fork."""
+    workers = min(get_threads(), len(items))
+    if n < MANY or workers < 2:
+        return [task(item) for item in items]
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(task, items))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from fedquant.kernels.compiled import radix
+from fedquant.kernels.compiled import radix, radix_plan
 from fedquant.kernels.compiled.jit import kernel, spread
 from fedquant.kernels.reference import pack as reference
 from fedquant.kernels.reference.pack import LANES, PLANE, Bytes, Codes, bits_size, radix_group, radix_size
@@ -132,7 +132,7 @@ def unpack_radix(data: bytes, n: int, levels: int) -> Codes:
     raw = _raw(data)
     out: Codes = np.empty(n, u8 if levels <= 256 else u32)
     words = _words(raw)
-    plan = radix.plan(levels)
+    plan = radix_plan.plan(levels)
     digits, width = plan.digits, plan.width
 
     def run(a: int, b: int) -> bool:
