@@ -57,6 +57,7 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "fashion_mnist": "fedquant.tasks.vision:FashionMnist",
         "cifar10": "fedquant.tasks.cifar:Cifar10",
         "cifar100": "fedquant.tasks.cifar:Cifar100",
+        "imagenet": "fedquant.tasks.imagenet:ImageNet",
         "ag_news": "fedquant.tasks.text:AgNews",
         "least_squares": "fedquant.tasks.convex:LeastSquares",
         "matrix": "fedquant.tasks.convex:Matrix",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,9 +21,45 @@ Indices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
+class Lazy:
+    """Samples made whenever they are asked for, where all of them would not fit into memory.
+
+    Has of a read-only array what data sets need: len, shape, dtype, and indexing along the first axis,
+    whose result is a new array: `self[int64[k]]` is float32[k, *sample].
+    make: the sample of a number, the same at every call; so order and batches change nothing.
+    numbers: int64[n], of the samples in order. sample: the shape of one.
+    """
+
+    make: Callable[[int], npt.NDArray[np.float32]]
+    numbers: Indices
+    sample: tuple[int, ...]
+
+    dtype: ClassVar[np.dtype[np.float32]] = np.dtype(np.float32)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self.numbers), *self.sample)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, chosen: Any) -> npt.NDArray[np.float32]:
+        numbers = np.asarray(self.numbers[chosen])
+        out = np.empty((*numbers.shape, *self.sample), self.dtype)
+        for place in np.ndindex(numbers.shape):
+            out[place] = self.make(int(numbers[place]))
+        return out
+
+    def only(self, chosen: Indices) -> Lazy:
+        """The samples at `chosen`, still to be made."""
+        return Lazy(self.make, self.numbers[chosen], self.sample)
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Samples `x: float32[n, *shape]` (int64 where they are tokens) and their labels `y: int64[n]`.
 
+    The x of a whole federation may be `Lazy`; what `take` gives is an array always.
     Raises DataError where their numbers differ.
     """
 
@@ -41,6 +78,13 @@ class Dataset:
         chosen = np.asarray(indices, dtype=np.int64)
         return Dataset(self.x[chosen], self.y[chosen])
 
+    def only(self, indices: npt.ArrayLike) -> Dataset:
+        """As `take`, but what is `Lazy` stays so."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        x: Any = self.x
+        x = x.only(chosen) if isinstance(x, Lazy) else x[chosen]
+        return Dataset(x, self.y[chosen])
+
 
 @dataclass(frozen=True, eq=False)
 class Federation:
@@ -57,7 +101,7 @@ class Federation:
     def n_sensors(self) -> int:
         return len(self.parts)
 
-    @property
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Samples of each sensor."""
         return tuple(len(part) for part in self.parts)
@@ -120,7 +164,8 @@ def load(task: Task, key: Key) -> Federation:
 def _load(task: Task, seed: int) -> Federation:
     federation = task.load(Key(seed))
     for data in (federation.train, federation.test):
-        data.x.setflags(write=False)
+        if not isinstance(data.x, Lazy):
+            data.x.setflags(write=False)
         data.y.setflags(write=False)
     for part in federation.parts:
         part.setflags(write=False)

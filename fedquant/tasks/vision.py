@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
+import numpy.typing as npt
 from filelock import FileLock
 from pydantic import ConfigDict, Field
 from torch import nn
@@ -22,6 +24,8 @@ from fedquant.tasks.models import FC, LeNet5, SmallCNN, resnet
 from fedquant.tasks.partition import Partition
 
 Part = Literal["train", "test"]
+U8 = npt.NDArray[np.uint8]
+F32 = npt.NDArray[np.float32]
 
 _GREYS: Final = 192  # of a synthetic class's pattern; noise adds 0 to 63
 _MEAN: Final = 127 / 255  # of their sum, in [0, 1]
@@ -68,7 +72,8 @@ class Stored(Task):
     def _draw(self, part: Part, y: Any, key: Key) -> Any:
         """Synthetic samples of the classes y: int64[n], as `_read` would give them.
 
-        key: the draws may use its streams from 2 on; its part differs between train and test.
+        key: the draws may use its streams from 2 on, and any sensor; its part differs between train and
+        test.
         """
 
     def _prepare(self, x: Any) -> Any:
@@ -86,7 +91,7 @@ class Stored(Task):
             if count is not None:
                 if count > len(data):
                     raise DataError(f"{self.name}: {part}_samples={count} exceeds the {len(data)} there are")
-                data = data.take(rng.choice(here, len(data), count))
+                data = data.only(rng.choice(here, len(data), count))
         return Dataset(self._prepare(data.x), data.y)
 
     def _root(self) -> Path:
@@ -95,13 +100,12 @@ class Stored(Task):
 
 
 @dataclass(frozen=True)
-class Vision(Stored):
-    """Standardized images of a data set that torchvision reads.
+class Images(Stored):
+    """Standardized images.
 
     norm: of the residual networks; batch norm has buffers, which must travel too.
     """
 
-    reader: ClassVar[type[Any]]  # the class of torchvision.datasets
     mean: ClassVar[tuple[float, ...]]  # of the training pixels in [0, 1], one number a channel
     deviation: ClassVar[tuple[float, ...]]
 
@@ -111,6 +115,39 @@ class Vision(Stored):
     @abstractmethod
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width."""
+
+    def _pattern(self, key: Key) -> U8:
+        """uint8[classes, channels, 4, 4]: each class's own levels, for both parts."""
+        shape = (self.n_classes, self.shape[0], 4, 4)
+        drawn = rng.integers(key.fold(part=0, stream=2), math.prod(shape), _GREYS)
+        return drawn.astype(np.uint8).reshape(shape)
+
+    def _noisy(self, squares: U8, key: Key) -> U8:
+        """uint8[n, *shape]: 4x4 squares of given levels, and noise of a third of their deviation."""
+        channels, height, width = self.shape
+        size = len(squares) * channels * height * width
+        words = rng.uint32(key.fold(stream=3), -(-size // 4)).astype("<u4", copy=False)
+        x: U8 = words.view(np.uint8)[:size] >> np.uint8(2)
+        blocks = x.reshape(len(squares), channels, 4, height // 4, 4, width // 4)
+        blocks += squares[:, :, :, None, :, None]
+        return x.reshape(len(squares), *self.shape)
+
+    def _standardize(self, x: U8) -> F32:
+        """float32 of uint8[..., channels, height, width]: each channel of mean 0 and deviation 1."""
+        drawn = self.source == "synthetic"
+        mean, deviation = ((_MEAN,), (_DEVIATION,)) if drawn else (self.mean, self.deviation)
+        out = x.astype(np.float32, order="C")
+        out /= np.float32(255)
+        out -= np.array(mean, np.float32)[:, None, None]
+        out /= np.array(deviation, np.float32)[:, None, None]
+        return out
+
+
+@dataclass(frozen=True)
+class Vision(Images):
+    """Images of a data set that torchvision reads, all of them in memory."""
+
+    reader: ClassVar[type[Any]]  # the class of torchvision.datasets
 
     def _read(self, part: Part) -> Dataset:
         root = self._root()
@@ -140,25 +177,10 @@ class Vision(Stored):
             return self.reader(root, train=train, download=True)
 
     def _draw(self, part: Part, y: Any, key: Key) -> Any:
-        """uint8: 4x4 squares of the class's own levels, and noise of a third of their deviation."""
-        channels, height, width = self.shape
-        squares = rng.integers(key.fold(part=0, stream=2), self.n_classes * channels * 16, _GREYS)
-        pattern = squares.astype(np.uint8).reshape(self.n_classes, channels, 4, 4)
-        pattern = pattern.repeat(height // 4, axis=2).repeat(width // 4, axis=3)
-        size = len(y) * channels * height * width
-        words = rng.uint32(key.fold(stream=3), -(-size // 4)).astype("<u4", copy=False)
-        x = (words.view(np.uint8)[:size] >> 2).reshape(len(y), *self.shape)
-        x += pattern[y]
-        return x
+        return self._noisy(self._pattern(key)[y], key)
 
     def _prepare(self, x: Any) -> Any:
-        drawn = self.source == "synthetic"
-        mean, deviation = ((_MEAN,), (_DEVIATION,)) if drawn else (self.mean, self.deviation)
-        out = x.astype(np.float32, order="C")
-        out /= np.float32(255)
-        out -= np.array(mean, np.float32)[:, None, None]
-        out /= np.array(deviation, np.float32)[:, None, None]
-        return out
+        return self._standardize(x)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 
 from fedquant.errors import DataError
 from fedquant.keys import Key
-from fedquant.tasks.base import Dataset, Federation, load
+from fedquant.tasks.base import Dataset, Federation, Lazy, load
 from fedquant.tasks.watch import Watch
 
 
@@ -30,6 +30,43 @@ def test_take_copies_in_the_given_order() -> None:
 def test_samples_and_labels_must_match() -> None:
     with pytest.raises(DataError, match="3 samples but 2 labels"):
         Dataset(np.zeros((3, 1), np.float32), np.zeros(2, np.int64))
+
+
+def lazy(n: int = 6) -> tuple[Dataset, list[int]]:
+    """The same as `small`, and a list of what was made."""
+    made: list[int] = []
+
+    def make(i: int) -> np.ndarray:
+        made.append(i)
+        return np.array([2 * i, 2 * i + 1], np.float32)
+
+    return Dataset(Lazy(make, np.arange(n), (2,)), np.arange(n)), made  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chosen", [[4, 1], [], slice(1, 5, 2), np.arange(6) > 2, 3, [[0, 5], [2, 2]]])
+def test_lazy_samples_are_indexed_like_an_array(chosen: object) -> None:
+    data, made = lazy()
+    expected = small().x[chosen]  # type: ignore[index]
+    got = data.x[chosen]  # type: ignore[index]
+    assert (got.shape, got.dtype, got.tolist()) == (expected.shape, np.float32, expected.tolist())
+    assert made == (expected[..., 0].ravel() // 2).tolist()
+    assert (data.x.shape, data.x.dtype, len(data.x)) == ((6, 2), np.float32, 6)
+    with pytest.raises(TypeError, match="item assignment"):
+        data.x[0] = 0
+    with pytest.raises(IndexError):
+        data.x[6]
+
+
+def test_lazy_samples_are_made_by_take_and_not_by_only() -> None:
+    data, made = lazy()
+    some = data.only([5, 3, 1]).only([2, 0])
+    assert isinstance(some.x, Lazy)
+    assert (some.x.shape, some.y.tolist(), made) == ((2, 2), [1, 5], [])
+    taken = some.take([1])
+    assert isinstance(taken.x, np.ndarray)
+    assert (taken.x.tolist(), taken.y.tolist(), made) == ([[10, 11]], [5], [5])
+    eager = small().only([4, 1])
+    assert (eager.x.tolist(), eager.y.tolist()) == ([[8, 9], [2, 3]], [4, 1])
 
 
 def test_federation_gives_each_sensor_its_part() -> None:

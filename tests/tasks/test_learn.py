@@ -11,7 +11,7 @@ from torch.nn import functional
 from fedquant.errors import DataError
 from fedquant.keys import Key
 from fedquant.tasks import learn
-from fedquant.tasks.base import Dataset, load
+from fedquant.tasks.base import Dataset, Lazy, load
 from fedquant.tasks.vision import Mnist
 from fedquant.tasks.watch import Watch
 
@@ -152,6 +152,30 @@ def test_losses_and_evaluate_change_nothing(norm: Literal["group", "batch"], dat
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
     assert scores["loss"] == pytest.approx(float(each.astype(np.float64).mean()), rel=1e-5)
     assert 0 <= scores["accuracy"] <= 1
+
+
+def test_large_samples_are_evaluated_few_at_a_time(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lazy ones are made batch by batch; 50 samples of 600 numbers, in room for 12."""
+    model = learn.initialise(TASK, KEY)
+    whole, scores = learn.losses(model, TASK, data), learn.evaluate(model, TASK, data)
+    log: list[int] = []  # a sample made: 0; a batch looked at: its size
+
+    def make(i: int) -> np.ndarray:
+        log.append(0)
+        return np.asarray(data.x[i])
+
+    lazy = Dataset(Lazy(make, np.arange(50), TASK.shape), data.y)  # type: ignore[arg-type]
+    model.register_forward_pre_hook(lambda _, given: log.append(len(given[0])))
+    monkeypatch.setattr(learn, "_ROOM", 12 * 600 + 599)
+    np.testing.assert_allclose(learn.losses(model, TASK, lazy), whole, rtol=1e-5, atol=1e-6)
+    assert log == 4 * ([0] * 12 + [12]) + [0, 0, 2]
+    log.clear()
+    assert learn.evaluate(model, TASK, lazy, batch=5) == pytest.approx(scores, rel=1e-5)
+    assert log == 10 * ([0] * 5 + [5])
+    log.clear()
+    monkeypatch.setattr(learn, "_ROOM", 1)
+    learn.losses(model, TASK, data)
+    assert log == [1] * 50
 
 
 def test_batch_norm_statistics_follow_a_gradient(data: Dataset) -> None:
