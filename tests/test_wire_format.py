@@ -6,10 +6,12 @@ are the golden bytes of the format.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import struct
 import zlib
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import yaml
 from fedquant import registry
 from fedquant.codecs.base import Spec
 from fedquant.codecs.data import DataSpec
+from fedquant.codecs.gradcorr import GradCorr
+from fedquant.codecs.refinement import Refinement
 from fedquant.kernels import pack, rng
 from fedquant.keys import Direction, Key, Purpose
 
@@ -41,15 +45,19 @@ def mini_identity(name: str, fields: dict[str, Any]) -> str:
 def _json(value: Any) -> str:
     if isinstance(value, str):
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def mini_frame(identity: str, spec: str, key: dict[str, int], body: bytes) -> bytes:
+def mini_frame(
+    identity: str, spec: str, key: dict[str, int], body: bytes, knobs: dict[str, bytes] | None = None
+) -> bytes:
     data = b"\x01"
     for text in (identity, spec):
         data += struct.pack("<I", len(text)) + text.encode()
     data += struct.pack("<QII", key["run"], key.get("round", 0), key.get("sensor", 0))
     data += bytes([key.get("purpose", 0), key.get("direction", 0)]) + struct.pack("<H", key.get("part", 0))
+    for name, value in sorted((knobs or {}).items()):
+        data += struct.pack("<H", len(name)) + name.encode() + b"b" + struct.pack("<I", len(value)) + value
     head = b"\x11" if key.get("part") else b"\x01"
     extra = struct.pack("<H", key["part"]) if key.get("part") else b""
     return head + struct.pack("<I", zlib.crc32(data + head + extra + body)) + extra + body
@@ -167,6 +175,69 @@ def mini_set(indices: list[int], n: int) -> bytes:
 # ---- section 6: bodies
 
 
+def mini_counts(n: int, weights: list[int], top: int) -> list[list[int]]:
+    """N_j(s) for j = 0 … n and s = 0 … top."""
+    rows = [[1] * (top + 1)]
+    for _ in range(n):
+        rows.append([sum(rows[-1][s - w] for w in weights if w <= s) for s in range(top + 1)])
+    return rows
+
+
+class MiniBall:
+    """The cells of n numbers at R bits, and their numbers."""
+
+    def __init__(self, n: int, bits: float) -> None:
+        most = 2 ** (math.floor(n * bits) - n)
+        goal = most**2 * 4**n * math.factorial(n // 2) * math.factorial(-(-n // 2))
+        e = 0
+        while (3 * e) ** n < goal:
+            e += 1
+        unit = 1 + e // min(1024, 2**25 // max(1, n * math.ceil(n * bits / 8)))
+        top = e // unit
+        self.weights = [k * k // unit for k in range(math.isqrt((top + 1) * unit) + 1)]
+        self.counts = mini_counts(n, self.weights, top)
+        self.n, self.unit = n, unit
+        self.budget = max(s for s in range(top + 1) if self.counts[n][s] <= most)
+        self.cells = self.counts[n][self.budget]
+        self.step = (1 + 2.0**-40) / math.sqrt((self.budget + 1) * unit)
+        self.width = -(-(n + (self.cells - 1).bit_length()) // 8)
+
+    def beyond(self, i: int, left: int, k: int) -> int:
+        """N_{n−i}(left − w(k)), i from 1."""
+        s = left - self.weights[k]
+        return self.counts[self.n - i][s] if s >= 0 else 0
+
+    def encode(self, x: list[float], r: float) -> bytes:
+        number, left = 0, self.budget
+        for i, value in enumerate(x, 1):
+            k = math.floor(abs(value) / r / self.step)
+            number += sum(self.beyond(i, left, smaller) for smaller in range(k))
+            left -= self.weights[k]
+            assert left >= 0
+        signs = sum(2**i for i, value in enumerate(x) if value < 0)
+        return (number * 2**self.n + signs).to_bytes(self.width, "little")
+
+    def decode(self, data: bytes, r: float) -> list[float]:
+        assert len(data) == self.width
+        value = int.from_bytes(data, "little")
+        number, left, x = value >> self.n, self.budget, []
+        assert number < self.cells
+        for i in range(1, self.n + 1):
+            k = 0
+            while number >= self.beyond(i, left, k):
+                number -= self.beyond(i, left, k)
+                k += 1
+            left -= self.weights[k]
+            size = (k + 0.5) * self.step * r
+            x.append(-size if value >> (i - 1) & 1 else size)
+        return x
+
+
+def mini_norm_above(x: list[float]) -> float:
+    top = max(map(abs, x))
+    return math.nextafter(top * math.sqrt(sum((v / top) ** 2 for v in x)), math.inf) if top else 0.0
+
+
 def mini_groups(config: dict[str, Any], spec: dict[str, Any], default: str) -> list[tuple[int, int]]:
     scope, n = config.get("scope", default), spec["size"]
     ends = (
@@ -175,8 +246,49 @@ def mini_groups(config: dict[str, Any], spec: dict[str, Any], default: str) -> l
     return list(zip([0, *ends], ends, strict=False))
 
 
-def mini_body(config: dict[str, Any], spec: dict[str, Any], word: int, x: list[float]) -> bytes:
+def mini_layers(
+    config: dict[str, Any], spec: dict[str, Any], word: int, x: list[float], knobs: dict[str, bytes]
+) -> bytes:
+    """`qsgd` that is told a fineness for each segment."""
+    cuts, bits = mini_groups(config, spec, "whole"), list(knobs.get("bits", b""))
+    ((name, value),) = knobs.items()
+    s = [2 ** (b - 1) - 1 for b in bits] or list(struct.unpack(f"<{len(value) // 2}H", value))
+    scales = [max(abs(v) for v in x[a:b]) for a, b in cuts]
+    codes = [
+        mini_codes(x[a:b], scale, levels, "stochastic", word, a) if scale > 0 else [levels] * (b - a)
+        for (a, b), scale, levels in zip(cuts, scales, s, strict=True)
+    ]
+    body = b"".join(struct.pack("<f", scale) for scale in scales)
+    if config.get("entropy"):
+        streams = [
+            mini_container(
+                [c for own, segment in zip(s, codes, strict=True) if own == one for c in segment], one
+            )
+            for one in sorted(set(s))
+        ]
+        return body + b"".join(bytes([len(stream)]) for stream in streams[:-1]) + b"".join(streams)
+    for i, segment in enumerate(codes):
+        if scales[i] > 0:
+            planar = name == "bits" and bits[i] in (2, 4, 8)
+            body += mini_planar(segment, bits[i]) if planar else mini_radix(segment, 2 * s[i] + 1)
+    return body
+
+
+def mini_container(codes: list[int], s: int) -> bytes:
+    """Of a few codes: as they are."""
+    return b"\x00" + mini_radix(codes, 2 * s + 1)
+
+
+def mini_body(
+    config: dict[str, Any],
+    spec: dict[str, Any],
+    word: int,
+    x: list[float],
+    knobs: dict[str, bytes] | None = None,
+) -> bytes:
     name = config["name"]
+    if knobs:
+        return mini_layers(config, spec, word, x, knobs)
     if name in ("float64", "float32", "float16"):
         return b"".join(struct.pack({"float64": "<d", "float32": "<f", "float16": "<e"}[name], v) for v in x)
     if name in ("qsgd", "terngrad"):
@@ -207,6 +319,10 @@ def mini_body(config: dict[str, Any], spec: dict[str, Any], word: int, x: list[f
         head = b"" if "range" in config else struct.pack("<d", r)
         planar = {2: 1, 4: 2, 16: 4, 256: 8}
         return head + (mini_planar(codes, planar[m]) if m in planar else mini_radix(codes, m))
+    if name == "ball":
+        r = config.get("range") or mini_norm_above(x)
+        head = b"" if "range" in config else struct.pack("<d", r)
+        return head + (MiniBall(len(x), config.get("bits", 4.0)).encode(x, r) if r else b"")
     if name == "topk":
         order = sorted(range(len(x)), key=lambda i: (-abs(x[i]), i))
         kept = sorted(order[: config["k"]])
@@ -221,6 +337,10 @@ def fields_of(config: dict[str, Any]) -> dict[str, Any]:
         for k, v in config.items()
         if k not in ("name", "clip", "rounding") and DEFAULTS.get((config["name"], k)) != v
     }
+
+
+def knobs_of(example: dict[str, Any]) -> dict[str, bytes]:
+    return {name: bytes.fromhex(value) for name, value in example.get("knobs", {}).items()}
 
 
 def library_key(key: dict[str, int]) -> Key:
@@ -266,14 +386,18 @@ def test_vectors(example: dict[str, Any]) -> None:
     given = example["spec"]
     spec = Spec(given["size"], given.get("dtype", "float32"), tuple(given.get("segments", ())))
     key, payload = library_key(example["key"]), bytes.fromhex(example["payload"])
-    x = np.array(example["x"], spec.dtype)
-    assert codec.encode(x, spec, key, codec.init(spec))[0].hex(" ") == payload.hex(" ")
-    assert codec.decode(payload, spec, key).tolist() == np.array(example["decoded"], spec.dtype).tolist()
+    x, knobs = np.array(example["x"], spec.dtype), knobs_of(example)
+    assert codec.encode(x, spec, key, codec.init(spec), knobs)[0].hex(" ") == payload.hex(" ")
+    assert (
+        codec.decode(payload, spec, key, knobs).tolist() == np.array(example["decoded"], spec.dtype).tolist()
+    )
 
 
-DEFAULTS = {("qsgd", "bits"): 4, ("uniform", "bits"): 4.0, ("dataq", "m"): 8}
-SIMPLE = ("float64", "float32", "float16", "qsgd", "terngrad", "sign", "uniform", "topk")
-WRITTEN = [e for e in VECTORS if e["codec"]["name"] in SIMPLE and "entropy" not in e["codec"]]
+DEFAULTS = {("qsgd", "bits"): 4, ("uniform", "bits"): 4.0, ("ball", "bits"): 4.0, ("dataq", "m"): 8}
+SIMPLE = ("float64", "float32", "float16", "qsgd", "terngrad", "sign", "uniform", "ball", "topk")
+WRITTEN = [
+    e for e in VECTORS if e["codec"]["name"] in SIMPLE and ("entropy" not in e["codec"] or "knobs" in e)
+]
 
 
 @pytest.mark.parametrize(
@@ -283,11 +407,70 @@ WRITTEN = [e for e in VECTORS if e["codec"]["name"] in SIMPLE and "entropy" not 
 )
 def test_vectors_from_the_text_alone(example: dict[str, Any]) -> None:
     config, spec, key = example["codec"], example["spec"], example["key"]
-    body = mini_body(config, spec, mini_word(key), [float(v) for v in example["x"]])
+    knobs = knobs_of(example)
+    body = mini_body(config, spec, mini_word(key), [float(v) for v in example["x"]], knobs)
     identity = mini_identity(config["name"], fields_of(config))
-    assert mini_frame(identity, spec_text(spec), key, body).hex(" ") == bytes.fromhex(example["payload"]).hex(
-        " "
-    )
+    payload = bytes.fromhex(example["payload"])
+    assert mini_frame(identity, spec_text(spec), key, body, knobs).hex(" ") == payload.hex(" ")
+
+
+BALLS = [e for e in VECTORS if e["codec"]["name"] == "ball"]
+
+
+@pytest.mark.parametrize("example", BALLS, ids=ids(BALLS))
+def test_cells_of_the_ball_decode_from_the_text_alone(example: dict[str, Any]) -> None:
+    body, config = bytes.fromhex(example["payload"])[5:], example["codec"]
+    if "range" not in config:
+        (r,), body = struct.unpack("<d", body[:8]), body[8:]
+    else:
+        r = config["range"]
+    assert MiniBall(example["spec"]["size"], config["bits"]).decode(body, r) == example["decoded"]
+
+
+@pytest.mark.parametrize(
+    ("n", "bits"),
+    [(1, 1.0), (1, 10.0), (2, 3.0), (2, 8.5), (3, 7.0), (9, 2.2), (20, 4.0), (40, 1.0), (24, 6.3)],
+)
+def test_cells_of_the_ball_are_as_written(n: int, bits: float) -> None:
+    ball, r, spec = MiniBall(n, bits), 3.7, Spec(n, "float64")
+    codec = registry.create("codec", {"name": "ball", "bits": bits, "range": r})
+    for seed in range(20):
+        x = rng.integers(Key(seed), n, 2001).astype(np.float64) - 1000
+        x *= r * (1 - 1e-12) * (seed + 1) / 20 / max(1, np.linalg.norm(x))
+        payload, _ = codec.encode(x, spec, Key(seed))
+        assert payload[5:] == ball.encode(x.tolist(), r)
+        assert codec.decode(payload, spec, Key(seed)).tolist() == ball.decode(payload[5:], r)
+
+
+def test_the_cells_worked_out_in_the_text() -> None:
+    ball = MiniBall(2, 3.0)
+    assert (ball.unit, ball.budget, ball.cells, ball.step) == (1, 15, 15, (1 + 2.0**-40) / 4)
+    assert ball.encode([-0.99, 0.01], 1.0) == bytes([12 * 2**2 + 1])
+    assert MiniBall(3, 9.0).unit > 1  # as in the second example
+
+
+HEAD = TEXT[: TEXT.index("**Spec identity**")]
+ROWS = [line.split("|")[1:4] for line in HEAD.splitlines() if re.match(r"\| `[a-z]", line)]
+KEYS = {name: row for row in ROWS for name in re.findall(r"`(\w+)`", row[0])}
+CLASSES = {
+    **{name: registry.lookup("codec", name) for name in registry.names("codec")},
+    **{name: registry.lookup("data_codec", name) for name in registry.names("data_codec")},
+    **{cls.name: cls for cls in (GradCorr, Refinement)},
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_table_of_defaults(name: str) -> None:
+    _, keys, own = KEYS[name]
+    known = {field.name: field for field in fields(CLASSES[name])}
+    ours = {key for key, field in known.items() if field.metadata.get("encoder_only")}
+    assert set(re.findall(r"`(\w+)`", own)) == ours
+    shown = dict(re.findall(r'`(\w+)`(?: (null|true|false|[\d.]+|"(?:\\.|[^"\\])*"))?', keys))
+    assert shown.keys() == known.keys() - ours
+    for key, value in shown.items():
+        default = known[key].default
+        text = getattr(default, "identity", default)
+        assert value == ("" if default is MISSING else json.dumps(text, separators=(",", ":")))
 
 
 @pytest.mark.parametrize("example", SAMPLES, ids=ids(SAMPLES))

@@ -3,7 +3,7 @@
 Alistarh et al., "QSGD: Communication-Efficient SGD via Gradient Quantization and Encoding" (2017).
 
 Body: a float32 scale a group, then the codes of each group whose scale is not zero: planar when `bits` is
-2, 4 or 8, mixed radix otherwise.
+2, 4 or 8, mixed radix otherwise. See `levels`.
 """
 
 from __future__ import annotations
@@ -11,26 +11,39 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, final
+from typing import Annotated, ClassVar, Final, Literal, final
 
 import numpy as np
 from pydantic import Field
 
 from fedquant.codecs.base import Array, Body, Codec, Sent, Spec, State
-from fedquant.codecs.groups import Scope, groups, largest
-from fedquant.codecs.levels import add_groups, decode_coded, decode_groups, encode_coded, encode_groups
+from fedquant.codecs.groups import Scope, groups
+from fedquant.codecs.levels import (
+    Fineness,
+    add_groups,
+    decode_coded,
+    decode_groups,
+    encode_coded,
+    encode_groups,
+    longest,
+    of_bits,
+)
 from fedquant.errors import CodecError
 from fedquant.kernels import scan
 from fedquant.keys import Key
 from fedquant.wire import NO_KNOBS, Knobs
 
 MAX_LEVELS = 1 << 16
+_LIMITS: Final = {"bits": (2, 16, "<u1"), "levels": (1, MAX_LEVELS, "<u2")}
+"""Of a knob: least and largest value, and how a value a segment is written."""
 
 
 @final
 @dataclass(frozen=True)
 class QSGD(Codec):
     """s = 2**(bits−1) − 1 positive levels, or s = `levels`; knobs `bits` and `levels` override them.
+
+    With scope "segment" a knob may give each segment its own (`each_segment`).
 
     norm: "max" (rate log2(2s+1) bit/coordinate, every level in use) or "l2" (the paper's).
     scope: what shares a scale: "whole" vector, each "segment" (layer), or buckets of that many numbers.
@@ -47,26 +60,46 @@ class QSGD(Codec):
     scope: Scope = "whole"
     entropy: bool = False
 
-    def positive_levels(self, knobs: Knobs) -> tuple[int, int | None]:
-        """(s, bits of a planar code or None for mixed radix). Raises CodecError for a bad knob."""
-        levels, bits = self.levels, self.bits
-        if "bits" in knobs or "levels" in knobs:
-            levels = _integer(knobs, "levels", 1, MAX_LEVELS)
-            bits = _integer(knobs, "bits", 2, 16) or bits
-        if levels is not None:
-            return levels, None
-        return (1 << (bits - 1)) - 1, bits if bits in (2, 4, 8) else None
+    def finenesses(self, spec: Spec, knobs: Knobs) -> list[Fineness]:
+        """Of each group. Raises CodecError for a bad knob."""
+        n = len(groups(spec, self.scope))
+        told = {name: self._told(name, knobs[name], n) for name in _LIMITS if name in knobs}
+        if "levels" in told:
+            return [Fineness(s) for s in told["levels"]]
+        if "bits" in told:
+            return [of_bits(bits) for bits in told["bits"]]
+        return [of_bits(self.bits) if self.levels is None else Fineness(self.levels)] * n
+
+    def _told(self, name: str, value: int | bytes, n: int) -> list[int]:
+        """What a knob says of each of n groups."""
+        low, high, form = _LIMITS[name]
+        if isinstance(value, int) and low <= value <= high:
+            return [value] * n
+        if isinstance(value, int) or self.scope != "segment":
+            raise CodecError(f"qsgd: knob {name}={value!r} is not an integer in [{low}, {high}]")
+        values = numbers(name, value) if len(value) == n * np.dtype(form).itemsize else []
+        if len(values) != n or not all(low <= v <= high for v in values):
+            raise CodecError(
+                f"qsgd: knob {name} of {len(value)} bytes is not one integer in [{low}, {high}] for each of "
+                f"{n} segments"
+            )
+        return values
+
+    def limit(self, spec: Spec, knobs: Knobs) -> int:
+        """Bytes of the longest body: of every body whose scales are not zero, where no entropy is coded."""
+        return longest(spec, groups(spec, self.scope), self.finenesses(spec, knobs), self.entropy)
 
     def variance_bound(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float | None:
-        """γ of the largest group of n numbers.
+        """γ of the worst group, of n numbers.
 
         l2: min(n/s², √n/s) (Lemma 3.1). max: a coordinate's variance is at most (M/s)²/4 and (M/s)·|x|,
         and M·‖x‖₁ ≤ (1+√n)/2·‖x‖², hence min(n/4s², (1+√n)/2s).
         """
-        n, (s, _) = largest(spec, self.scope), self.positive_levels(knobs)
+        cuts, fine = groups(spec, self.scope), self.finenesses(spec, knobs)
+        found = {(stop - start, s) for (start, stop), (s, _) in zip(cuts, fine, strict=True)}
         if self.norm == "l2":
-            return min(n / s**2, math.sqrt(n) / s)
-        return min(n / (4 * s**2), (1 + math.sqrt(n)) / (2 * s))
+            return max((min(n / s**2, math.sqrt(n) / s) for n, s in found), default=0.0)
+        return max((min(n / (4 * s**2), (1 + math.sqrt(n)) / (2 * s)) for n, s in found), default=0.0)
 
     def _scale(self, x: Array) -> np.float32:
         if self.norm == "max":
@@ -82,36 +115,36 @@ class QSGD(Codec):
         return min(scale, np.finfo(np.float32).max)
 
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
-        s, bits = self.positive_levels(knobs)
-        cuts = groups(spec, self.scope)
+        fine, cuts = self.finenesses(spec, knobs), groups(spec, self.scope)
         scales = [self._scale(x[start:stop]) for start, stop in cuts]
         if not all(map(math.isfinite, scales)):
             self.refuse_nonfinite(x)
         if self.entropy:
-            data = encode_coded(x, spec, cuts, scales, s, key)
+            data = encode_coded(x, spec, cuts, scales, fine, key)
         else:
-            data = encode_groups(x, cuts, scales, s, key, bits)
+            data = encode_groups(x, cuts, scales, fine, key)
         return Body(data, lambda: self._decode_body(data, spec, key, knobs), state)
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
-        (s, bits), cuts = self.positive_levels(knobs), groups(spec, self.scope)
+        fine, cuts = self.finenesses(spec, knobs), groups(spec, self.scope)
         if self.entropy:
-            return decode_coded(data, spec, cuts, s, self.name)
-        return decode_groups(data, spec.size, cuts, s, self.name, bits)
+            return decode_coded(data, spec, cuts, fine, self.name)
+        return decode_groups(data, spec.size, cuts, fine, self.name)
 
     def _add_bodies(
         self, out: Array, sent: Sequence[Sent], spec: Spec, knobs: Knobs
     ) -> dict[int, CodecError]:
-        s, bits = self.positive_levels(knobs)
-        if bits is None or self.entropy:
+        fine = self.finenesses(spec, knobs)
+        if self.entropy or not all(bits for _, bits in fine):
             return super()._add_bodies(out, sent, spec, knobs)
-        return add_groups(out, sent, groups(spec, self.scope), s, self.name, bits)
+        return add_groups(out, sent, groups(spec, self.scope), fine, self.name)
 
 
-def _integer(knobs: Knobs, name: str, low: int, high: int) -> int | None:
-    value = knobs.get(name)
-    if value is None:
-        return None
-    if not isinstance(value, int) or not low <= value <= high:
-        raise CodecError(f"qsgd: knob {name}={value!r} is not an integer in [{low}, {high}]")
-    return value
+def each_segment(name: str, values: Sequence[int]) -> Knobs:
+    """The knob `bits` or `levels` that gives each segment its own: 1 byte, or 2, lowest first, each."""
+    return {name: np.array(values, _LIMITS[name][2]).tobytes()}
+
+
+def numbers(name: str, value: bytes) -> list[int]:
+    """What such a knob says."""
+    return [int(v) for v in np.frombuffer(value, _LIMITS[name][2])]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
@@ -14,6 +14,9 @@ import numpy.typing as npt
 from fedquant import registry
 from fedquant.codecs.base import Codec, Spec
 from fedquant.codecs.configured import Configured
+from fedquant.codecs.error_feedback import ErrorFeedback
+from fedquant.codecs.groups import groups
+from fedquant.codecs.qsgd import QSGD, each_segment, numbers
 from fedquant.errors import CodecError, ConfigError
 from fedquant.keys import Key
 from fedquant.wire import Knobs
@@ -21,7 +24,7 @@ from fedquant.wire import Knobs
 MIN_BITS: Final = 2
 Mean = npt.NDArray[np.float32]
 Memory = Mapping[str, Any]
-"""What the server remembers of a controller: numbers and lists of integers by name, so that it fits JSON.
+"""What the server remembers of a controller: numbers and lists of them by name, so that it fits JSON.
 
 A value: returned, never mutated.
 """
@@ -76,12 +79,14 @@ class Ladder:
     """The finenesses a codec is told, coarsest first: whole bits, or s = 1, 2, … positive levels.
 
     A step is its number of bits, or s. Of b bits the levels are s = 2**(b−1) − 1 (DQSGD, section 3), which
-    is what a codec without a knob `bits` is told.
+    is what a codec without a knob `bits` is told. Parts of the vector have a step each: its layers, where
+    it is `per_layer`, else the whole.
     """
 
     codec: Codec
     whole_bits: bool
     max_bits: int
+    per_layer: bool = False
 
     @property
     def low(self) -> int:
@@ -110,14 +115,21 @@ class Ladder:
         least: npt.NDArray[np.float64] = np.log2(2 ** (half - 1) - 1 if self.whole_bits else half)
         return least
 
-    def knobs(self, step: int) -> Knobs:
-        """The knob for a step. Raises ConfigError where the codec has none that says it."""
-        return tell(self.codec, **{"bits" if self.whole_bits else "levels": step})
+    def parts(self, spec: Spec) -> tuple[tuple[int, int], ...]:
+        """(start, stop) of each part."""
+        return groups(spec, "segment") if self.per_layer else ((0, spec.size),)
+
+    def knobs(self, steps: Sequence[int]) -> Knobs:
+        """The knob for a step a part. Raises ConfigError where the codec has none that says it."""
+        name = "bits" if self.whole_bits else "levels"
+        return each_segment(name, steps) if self.per_layer else tell(self.codec, **{name: steps[0]})
 
     def check(self, spec: Spec) -> None:
         """Raises ConfigError where the codec does not take the coarsest or the finest step."""
+        if self.per_layer:
+            layered(self.codec)
         for step in (self.low, self.high):
-            check_knobs(self.codec, spec, self.knobs(step))
+            check_knobs(self.codec, spec, self.knobs([step] * len(self.parts(spec))))
 
 
 def levels_of(bits: int) -> int:
@@ -136,6 +148,32 @@ def tell(codec: Codec, bits: int | None = None, levels: int | None = None) -> Kn
             "leave control out"
         )
     return {"levels": levels_of(bits) if bits is not None else int(levels or 0)}
+
+
+def layered(codec: Codec) -> QSGD:
+    """The codec, without its feedback, that takes a fineness a layer. Raises ConfigError for another."""
+    inner = codec.inner if isinstance(codec, ErrorFeedback) else codec
+    if isinstance(inner, QSGD) and inner.scope == "segment":
+        return inner
+    named = f"qsgd with scope: {inner.scope}" if isinstance(inner, QSGD) else inner.name
+    raise ConfigError(
+        f"control: per_layer needs a codec that is told a fineness for each layer, and {named} is not; "
+        "set codec: {name: qsgd, scope: segment}, or leave per_layer out"
+    )
+
+
+def readable(knobs: Knobs, spec: Spec) -> dict[str, Any]:
+    """What a round's line says of knobs. Of those of layers: their mean bits a coordinate, and a list."""
+    told: dict[str, Any] = {}
+    for name, value in knobs.items():
+        if isinstance(value, int):
+            told[name] = value
+        else:
+            steps = np.array(numbers(name, value))
+            bits = steps if name == "bits" else np.log2(2 * steps + 1)
+            mean = bits @ np.diff((0, *spec.segments)) / spec.size
+            told |= {"bits": round(float(mean), 4), f"layer_{name}": steps.tolist()}
+    return told
 
 
 def check_knobs(codec: Codec, spec: Spec, knobs: Knobs) -> None:

@@ -16,14 +16,14 @@ from pydantic import ConfigDict, Field
 
 from fedquant.codecs.base import Codec, Spec
 from fedquant.codecs.error_feedback import ErrorFeedback
-from fedquant.codecs.groups import groups
+from fedquant.codecs.frequencies import varint
 from fedquant.codecs.qcs import QCS
 from fedquant.codecs.qsgd import QSGD
-from fedquant.control.base import Horizon, Ladder, Memory
+from fedquant.control.base import Horizon, Ladder, Memory, layered
 from fedquant.errors import ConfigError
-from fedquant.kernels import pack
 from fedquant.wire import HEADER_SIZE, Knobs
 
+F64 = npt.NDArray[np.float64]
 _MARGIN: Final = 1e-9
 """Below the factor at which a step begins, so that no rounding reaches it."""
 
@@ -58,19 +58,37 @@ def payload_size(codec: Codec, spec: Spec, knobs: Knobs) -> int:
         return HEADER_SIZE + codec.plan(spec, knobs).bytes
     if not isinstance(codec, QSGD):
         raise ConfigError(f"budget: the payloads of {codec.name} have no known limit; use qsgd or qcs")
-    (s, bits), cuts = codec.positive_levels(knobs), groups(spec, codec.scope)
-    head = HEADER_SIZE + 4 * len(cuts)
-    if codec.entropy:
-        return head + 1 + pack.radix_size(spec.size, 2 * s + 1)
-    sizes = (stop - start for start, stop in cuts)
-    return head + sum(pack.bits_size(n, bits) if bits else pack.radix_size(n, 2 * s + 1) for n in sizes)
+    return HEADER_SIZE + codec.limit(spec, knobs)
 
 
 @lru_cache(maxsize=8)
-def costs(ladder: Ladder, spec: Spec) -> npt.NDArray[np.int64]:
-    """int64[steps]: bytes of the longest payload up to each step of the ladder."""
+def part_costs(ladder: Ladder, spec: Spec) -> npt.NDArray[np.int64]:
+    """int64[parts, steps]: what each part adds to the longest payload, up to each of its steps.
+
+    The frame is the first part's. Entropy-coded layers count as if none shared a container: together they
+    may count for a few bytes a layer more than the payload has.
+    """
     steps = range(ladder.low, ladder.high + 1)
-    return np.maximum.accumulate([payload_size(ladder.codec, spec, ladder.knobs(i)) for i in steps])
+    if ladder.per_layer:
+        codec, parts = layered(ladder.codec), ladder.parts(spec)
+        lengths, at = np.unique([stop - start for start, stop in parts], return_inverse=True)
+        sizes = [[_alone(codec, int(n), ladder.knobs([step])) for n in lengths] for step in steps]
+        table = np.array(sizes, np.int64).T[at]
+        table[0] += HEADER_SIZE
+    else:
+        table = np.array([[payload_size(ladder.codec, spec, ladder.knobs([step])) for step in steps]])
+    return np.maximum.accumulate(table, axis=1)
+
+
+def _alone(codec: QSGD, n: int, knobs: Knobs) -> int:
+    size = codec.limit(Spec(n), knobs)
+    return size + len(varint(size)) if codec.entropy else size
+
+
+def costs(ladder: Ladder, spec: Spec) -> npt.NDArray[np.int64]:
+    """int64[steps]: bytes of the longest payload up to each step of the ladder, the same for all parts."""
+    total: npt.NDArray[np.int64] = part_costs(ladder, spec).sum(axis=0)
+    return total
 
 
 def open_account(budget: Budget, ladder: Ladder, horizon: Horizon) -> Memory:
@@ -102,36 +120,57 @@ def book(account: Memory, payload_bytes: Mapping[int, int], ahead: int) -> Memor
 
 
 def finest(account: Memory, ladder: Ladder, horizon: Horizon) -> int:
-    """The finest step for the next round that leaves each sensor enough for the coarsest ever after."""
-    table = costs(ladder, horizon.spec) + horizon.extra
-    reserve = int(table[0])
-    spare = [left - (due - 1) * reserve for left, due in _due(account)]
-    if not spare:
-        return ladder.low
-    return max(ladder.low, ladder.low + int(np.searchsorted(table, min(spare), "right")) - 1)
+    """The finest step, of all parts, for the next round that leaves each sensor the coarsest ever after."""
+    spare = _spare(account, ladder, horizon)
+    return ladder.low + max(0, int(np.searchsorted(costs(ladder, horizon.spec), spare, "right")) - 1)
 
 
-def affordable(account: Memory, ladder: Ladder, horizon: Horizon, weights: npt.NDArray[np.float64]) -> float:
-    """log2 of the largest k for which rounds of k·2**weights levels are affordable to every sensor.
+def affordable(account: Memory, ladder: Ladder, horizon: Horizon, weights: F64, norms: F64) -> float:
+    """log2 of the largest k for which rounds of k·2**(weights + norms) levels are affordable to every sensor.
 
-    weights: float64[rounds to come], log2, ascending. A sensor's share of these rounds is even.
+    weights: float64[rounds to come], log2, ascending; norms: float64[parts], log2, −inf for 0.
+    A sensor's share of these rounds is even.
     """
-    table = costs(ladder, horizon.spec) + horizon.extra
-    rounds, rises, starts = len(weights), np.diff(table), ladder.thresholds()
+    rounds = len(weights)
     limit = min((left * rounds // due for left, due in _due(account)), default=0)
+    return _largest(ladder, horizon.spec, weights, norms, limit - rounds * horizon.extra)
+
+
+def affordable_next(account: Memory, ladder: Ladder, horizon: Horizon, norms: F64) -> float:
+    """log2 of the largest k for which one round of k·2**norms levels leaves the coarsest for all after it.
+
+    norms: float64[parts], log2, −inf for 0.
+    """
+    return _largest(ladder, horizon.spec, np.zeros(1), norms, _spare(account, ladder, horizon))
+
+
+def _largest(ladder: Ladder, spec: Spec, weights: F64, norms: F64, limit: int) -> float:
+    """log2 of the largest k for which rounds of k·2**(weights + norms) levels take `limit` bytes at most."""
+    table, heard = part_costs(ladder, spec), norms > -np.inf
+    if not heard.any():
+        return 0.0  # the coarsest, whatever k is
+    rounds, least = len(weights), len(weights) * int(table[:, 0].sum())
+    rises, norms, starts = np.diff(table[heard]), norms[heard, None], ladder.thresholds()
 
     def total(k: float) -> int:
         """Each step costs its rise in every round that reaches it."""
-        reached = rounds - np.searchsorted(weights, starts - k)
-        return rounds * int(table[0]) + int(rises @ reached)
+        reached = rounds - np.searchsorted(weights, starts - norms - k)
+        return least + int((rises * reached).sum())
 
-    low, high = -1.0 - weights[-1], ladder.max_bits - weights[0]  # nothing above the coarsest; all the finest
+    low = float(-1 - weights[-1] - norms.max())  # nothing above the coarsest
+    high = float(ladder.max_bits - weights[0] - norms.min())  # all the finest
     if total(high) <= limit:
-        return float(high)
+        return high
     for _ in range(64):
         middle = (low + high) / 2
         low, high = (middle, high) if total(middle) <= limit else (low, middle)
-    return float(low) - _MARGIN
+    return low - _MARGIN
+
+
+def _spare(account: Memory, ladder: Ladder, horizon: Horizon) -> int:
+    """Bytes that every sensor can pay for its next payload, if all after it are of the coarsest."""
+    reserve = int(costs(ladder, horizon.spec)[0]) + horizon.extra
+    return min((left - (due - 1) * reserve for left, due in _due(account)), default=0) - horizon.extra
 
 
 def _due(account: Memory) -> list[tuple[int, int]]:

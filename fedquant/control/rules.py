@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from fedquant.control.base import Controller, Horizon, Ladder, Mean, Memory, check_knobs, tell
-from fedquant.control.budget import Budget, affordable, book, finest, open_account
+from fedquant.control.budget import Budget, affordable, affordable_next, book, finest, open_account
 from fedquant.errors import ConfigError
 from fedquant.kernels import scan
 from fedquant.wire import Knobs
@@ -94,7 +94,7 @@ class Stepwise(Controller, ABC):
         return {"step": ladder.of_bits(self.initial_bits)}
 
     def knobs(self, memory: Memory, round: int, horizon: Horizon) -> tuple[Knobs, Memory]:
-        return self.ladder(horizon).knobs(memory["step"]), memory
+        return self.ladder(horizon).knobs([memory["step"]]), memory
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,15 @@ class DQSGD(Stepwise, ABC):
         and kept in [1, 2**(max_bits−1) − 1].
     rule_norm: of g, 2 or inf. budget: takes the place of the factor k, which then is each round the largest
         that the rest of the budget affords, while ‖g‖ stays at its mean over the last rounds.
+    per_layer: the rule gives each layer (segment) its own levels, k and w being the same for all and g the
+        layer's part of the mean gradient. A budget's k is the largest that affords all layers together.
     A mean gradient that is missing or not finite changes nothing but the budget.
     """
 
     integer_bits: bool = True
     rule_norm: Literal[2, "inf"] = 2
     budget: Budget | None = None
+    per_layer: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,14 +132,18 @@ class DQSGD(Stepwise, ABC):
 
     def ladder(self, horizon: Horizon) -> Ladder:
         """The finenesses it chooses from."""
-        return Ladder(horizon.codec, self.integer_bits, self.max_bits)
+        return Ladder(horizon.codec, self.integer_bits, self.max_bits, self.per_layer)
 
     def init(self, horizon: Horizon) -> Memory:
-        memory, ladder = super().init(horizon), self.ladder(horizon)
-        if self.budget is None:
-            return memory
-        account = open_account(self.budget, ladder, horizon)
-        return {**memory, **account, "step": min(memory["step"], finest(account, ladder, horizon))}
+        step, ladder = super().init(horizon)["step"], self.ladder(horizon)
+        account: Memory = {}
+        if self.budget is not None:
+            account = open_account(self.budget, ladder, horizon)
+            step = min(step, finest(account, ladder, horizon))
+        return {**account, "steps": [step] * len(ladder.parts(horizon.spec))}
+
+    def knobs(self, memory: Memory, round: int, horizon: Horizon) -> tuple[Knobs, Memory]:
+        return self.ladder(horizon).knobs(memory["steps"]), memory
 
     def observe(
         self,
@@ -146,36 +153,37 @@ class DQSGD(Stepwise, ABC):
         payload_bytes: Mapping[int, int],
         horizon: Horizon,
     ) -> Memory:
-        after = dict(memory)
+        after, ladder = dict(memory), self.ladder(horizon)
         if usable(mean):
-            norm = self._norm(mean)
-            after |= {"norm": norm, "usual": running(memory, "usual", norm)}
+            norms = [self._norm(mean[start:stop]) for start, stop in ladder.parts(horizon.spec)]
+            before = memory.get("usual")
+            usual = norms if before is None else [*map(decayed, before, norms)]
+            after |= {"norms": norms, "usual": usual}
         if self.budget is not None:
             after |= book(memory, payload_bytes, horizon.rounds - round)
         if round >= horizon.rounds:
             return after
-        ladder = self.ladder(horizon)
-        if "norm" in after:
-            after["step"] = ladder.nearest(self._levels(after, round + 1, horizon))
-        if self.budget is not None:
-            after["step"] = min(after["step"], finest(after, ladder, horizon))
+        if "norms" in after:
+            after["steps"] = [ladder.nearest(s) for s in self._levels(after, round + 1, horizon)]
+        elif self.budget is not None:
+            cap = finest(after, ladder, horizon)
+            after["steps"] = [min(step, cap) for step in after["steps"]]
         return after
 
-    def _norm(self, mean: Mean) -> float:
-        return math.sqrt(scan.sum_squares(mean)) if self.rule_norm == 2 else scan.max_abs(mean)
+    def _norm(self, part: Mean) -> float:
+        return math.sqrt(scan.sum_squares(part)) if self.rule_norm == 2 else scan.max_abs(part)
 
-    def _levels(self, memory: Memory, round: int, horizon: Horizon) -> float:
-        """What the rule asks for in a round."""
-        norm, (_, k) = memory["norm"], self.factor
-        weight = float(self.weights(np.array([round]), horizon)[0])
+    def _levels(self, memory: Memory, round: int, horizon: Horizon) -> list[float]:
+        """Of each part in a round: what the rule asks for, and a budget affords."""
+        (_, k), weight = self.factor, float(self.weights(np.array([round]), horizon)[0])
         if k is not None:
-            return float(k * math.exp2(weight) * norm)
-        usual = memory["usual"]
-        if norm == 0 or usual == 0:
-            return 0.0
-        ahead = self.weights(np.arange(round, horizon.rounds + 1), horizon)
-        log_k = affordable(memory, self.ladder(horizon), horizon, ahead)
-        return math.exp2(min(log_k + weight + math.log2(norm / usual), self.max_bits))
+            return [k * math.exp2(weight) * norm for norm in memory["norms"]]
+        with np.errstate(divide="ignore"):
+            norms, usual = np.log2(memory["norms"]), np.log2(memory["usual"])
+        ladder, ahead = self.ladder(horizon), self.weights(np.arange(round, horizon.rounds + 1), horizon)
+        wanted = weight + norms + affordable(memory, ladder, horizon, ahead, usual)
+        levels = wanted + min(0.0, affordable_next(memory, ladder, horizon, wanted))
+        return [float(s) for s in np.exp2(np.minimum(levels, self.max_bits))]
 
 
 @final
@@ -227,7 +235,12 @@ def usable(mean: Mean | None) -> TypeGuard[Mean]:
 
 def running(memory: Memory, name: str, value: float) -> float:
     """The mean over rounds, of late ones above all."""
-    return _DECAY * memory[name] + (1 - _DECAY) * value if name in memory else value
+    return decayed(memory[name], value) if name in memory else value
+
+
+def decayed(before: float, value: float) -> float:
+    """A mean over rounds, with one more."""
+    return _DECAY * before + (1 - _DECAY) * value
 
 
 def _entry(given: int | tuple[int, ...] | None, round: int) -> int | None:

@@ -175,7 +175,7 @@ def test_the_factor_is_the_largest_that_is_affordable(
     def price(log_k: float) -> int:
         return sum(int(cost[ladder.nearest(2.0 ** (log_k + w)) - ladder.low]) for w in weights)
 
-    log_k = affordable({"left": left, "due": due}, ladder, horizon, weights)
+    log_k = affordable({"left": left, "due": due}, ladder, horizon, weights, np.zeros(1))
     fits = [
         all(price(k) * d <= lf * rounds for lf, d in zip(left, due, strict=True))
         for k in (log_k, log_k + 1e-8)

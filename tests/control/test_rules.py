@@ -230,11 +230,11 @@ def test_the_budget_follows_the_norm_around_what_it_usually_is() -> None:
     memory = rule.init(ahead)
     flat = np.full(400, 0.5, np.float32)
     memory = rule.observe(memory, 1, flat, {0: 209}, ahead)
-    usual = memory["step"]
-    assert usual == 7  # 400 bytes a round: 8 bits take 409
+    usual = memory["steps"]
+    assert usual == [7]  # 400 bytes a round: 8 bits take 409
     louder = rule.observe(memory, 2, flat * np.float32(16), {0: 360}, ahead)
     quieter = rule.observe(memory, 2, flat / np.float32(16), {0: 360}, ahead)
-    assert quieter["step"] < usual < louder["step"]
+    assert quieter["steps"] < usual < louder["steps"]
 
 
 # ---- the rules it is compared with
