@@ -12,7 +12,7 @@ from flwr.clientapp import ClientApp
 from clients.gateway import Gateway
 from fedquant import carrier
 from fedquant.errors import ConfigError
-from fedquant.message import Request
+from fedquant.message import Request, Start
 from fedquant.scenario import Scenario, load
 from fedquant.scenario.descent import DescentUplink
 
@@ -54,7 +54,8 @@ def _node(context: Context) -> Gateway:
 @app.query()
 def query(message: Message, context: Context) -> Message:
     """Registration: which sensors are here."""
-    return Message(carrier.wrap(_node(context).hello().to_bytes()), reply_to=message)
+    start = Start.from_bytes(carrier.unwrap(message.content))
+    return Message(carrier.wrap(_node(context).hello(start).to_bytes()), reply_to=message)
 
 
 @app.train()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from clients.attempts import recall
 from clients.gateway import Gateway
-from clients.state import NodeState
 from fedquant.codecs.floats import Float64
 from fedquant.descent import NORM, make_descent, own_range
 from fedquant.differential import several, worker
@@ -44,9 +44,9 @@ class DescentNode(Gateway):
         if len(request.payloads) != 1:
             raise CodecError(f"request: {len(request.payloads)} iterates, expected one")
         x = Float64().decode(request.payloads[0], descent.spec, descent.down(request.round))
-        if not self._remembers:
+        if not self.remembers:
             return tuple(self._answer(request, sensor, x)[0] for sensor in request.sensors)
-        state = NodeState.open(self.state_path, request.run)
+        state = recall(self.state_path, request)
         rows = []
         for i, sensor in enumerate(request.sensors):
             delivered = state.judge(sensor, request.settled[i], request.delivered[i])
@@ -61,7 +61,8 @@ class DescentNode(Gateway):
         return tuple(rows)
 
     @property
-    def _remembers(self) -> bool:
+    def remembers(self) -> bool:
+        """Whether the method feeds back what was lost, or has memories."""
         method = self.descent.method
         return isinstance(method, several.Shares) or method.feedback == "differential"
 

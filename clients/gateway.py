@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
+from clients.attempts import begin
 from fedquant.errors import CodecError, ConfigError
-from fedquant.message import Hello, Reply, Request
+from fedquant.message import Hello, Reply, Request, Start
 from fedquant.scenario import Scenario
 
 
@@ -28,19 +29,27 @@ class Gateway(ABC):
             )
         self.state_path = state_dir / f"node-{gateway:07}.safetensors"
 
-    def hello(self) -> Hello:
-        """Who is here."""
-        return Hello(self.scenario.run_id, self.sensors, tuple(self.sizes[s] for s in self.sensors))
+    def hello(self, start: Start) -> Hello:
+        """Who is here, as a run begins or goes on. Raises CodecError for a run that is not this node's."""
+        self._check("start", start.run)
+        attempt = begin(self.state_path, start) if self.remembers else 0
+        return Hello(start.run, self.sensors, tuple(self.sizes[s] for s in self.sensors), attempt)
 
     def train(self, request: Request) -> Reply:
         """What the sensors answer. Raises CodecError for a request that is not for this node's run."""
-        if request.run != self.scenario.run_id:
-            raise CodecError(
-                f"request of run {request.run:016x}, this node is in run {self.scenario.run_id:016x}"
-            )
+        self._check("request", request.run)
         if strangers := set(request.sensors) - set(self.sensors):
             raise CodecError(f"request for sensors {sorted(strangers)}, this node has {list(self.sensors)}")
         return Reply(request.run, request.round, request.sensors, self.answers(request))
+
+    def _check(self, what: str, run: int) -> None:
+        if run != self.scenario.run_id:
+            raise CodecError(f"{what} of run {run:016x}, this node is in run {self.scenario.run_id:016x}")
+
+    @property
+    @abstractmethod
+    def remembers(self) -> bool:
+        """Whether the node has a state."""
 
     @abstractmethod
     def answers(self, request: Request) -> tuple[tuple[bytes, ...], ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from clients.attempts import recall
 from clients.gateway import Gateway
 from clients.model import hear
 from clients.samples import (
@@ -47,10 +48,9 @@ class Node(Gateway):
 
     def answers(self, request: Request) -> tuple[tuple[bytes, ...], ...]:
         """The payloads of each sensor asked, one a slot."""
-        follows = self.scenario.downlink.reference == "difference"
-        keep = NodeState.open(self.state_path, request.run) if self._remembers or follows else None
+        keep = recall(self.state_path, request) if self.remembers else None
         model = hear(self.plan, request, keep)
-        state = keep if self._remembers else None
+        state = keep if self._sensors_remember else None
         rows = []
         for i, sensor in enumerate(request.sensors):
             if state is not None:
@@ -65,8 +65,12 @@ class Node(Gateway):
         return tuple(rows)
 
     @property
-    def _remembers(self) -> bool:
-        """Whether the sensors do; a node may have to know the model besides."""
+    def remembers(self) -> bool:
+        """Whether the sensors do, or the node has to know the model."""
+        return self._sensors_remember or self.scenario.downlink.reference == "difference"
+
+    @property
+    def _sensors_remember(self) -> bool:
         uplink = self.scenario.uplink
         if isinstance(uplink, DataUplink):
             return uplink.cache or (uplink.grad_corr is not None and uplink.grad_corr.lipschitz is None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 
 from fedquant.errors import StateError
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _MODEL: Final = "model"
 Arrays = Mapping[str, npt.NDArray[Any]]
 
@@ -23,7 +24,9 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 class NodeState:
     """What the sensors remember, the rounds of their last payloads, and the model as last heard.
 
-    arrays: by sensor and name. model: float32[size], empty unless broadcasts are differences.
+    arrays: by sensor and name. model: float32[size], empty unless broadcasts are differences. attempt: which
+    start of the run it belongs to (0: none yet). round: of the last request. checkpoint: the server's last
+    one, as of that request.
     """
 
     def __init__(self, path: Path, run: int) -> None:
@@ -32,6 +35,7 @@ class NodeState:
         self.arrays: dict[int, Arrays] = {}
         self.model: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self.broadcasts = 0  # heard so far
+        self.attempt = self.round = self.checkpoint = 0
 
     @classmethod
     def open(cls, path: Path, run: int) -> NodeState:
@@ -42,27 +46,20 @@ class NodeState:
         state = cls(path, run)
         if not path.exists():
             return state
-        try:
-            with safe_open(path, framework="numpy") as file:
-                meta = json.loads((file.metadata() or {}).get("fedquant", "{}"))
-                if meta.get("version") != _VERSION:
-                    raise StateError(
-                        f"{path}: state version {meta.get('version')}, expected {_VERSION}; delete it"
-                    )
-                if meta["run"] != f"{run:016x}":
-                    return state
-                state.pending = {int(k): int(v) for k, v in meta["pending"].items()}
-                arrays: dict[int, dict[str, npt.NDArray[Any]]] = {}
-                state.broadcasts = int(meta["broadcasts"])
-                for name in file.keys():  # noqa: SIM118 (not a mapping)
-                    if name == _MODEL:
-                        state.model = file.get_tensor(name)
-                        continue
-                    sensor, _, label = name.partition("/")
-                    arrays.setdefault(int(sensor), {})[label] = file.get_tensor(name)
-                state.arrays = dict(arrays)
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise StateError(f"{path}: unreadable node state ({error}); delete it and start anew") from None
+        with _opened(path) as (file, meta):
+            if meta["run"] != f"{run:016x}":
+                return state
+            state.attempt, state.round = int(meta["attempt"]), int(meta["round"])
+            state.checkpoint, state.broadcasts = int(meta["checkpoint"]), int(meta["broadcasts"])
+            state.pending = {int(k): int(v) for k, v in meta["pending"].items()}
+            arrays: dict[int, dict[str, npt.NDArray[Any]]] = {}
+            for name in file.keys():  # noqa: SIM118 (not a mapping)
+                if name == _MODEL:
+                    state.model = file.get_tensor(name)
+                    continue
+                sensor, _, label = name.partition("/")
+                arrays.setdefault(int(sensor), {})[label] = file.get_tensor(name)
+            state.arrays = dict(arrays)
         return state
 
     def judge(self, sensor: int, settled: int, delivered: bool) -> bool | None:
@@ -81,11 +78,22 @@ class NodeState:
             return None
         return delivered if last == settled else False
 
-    def save(self) -> None:
-        """Writes the file; a reader sees the old one or the new one."""
+    def save(self, path: Path | None = None) -> None:
+        """Writes the file (or another); a reader sees the old one or the new one.
+
+        Raises StateError where it holds a later attempt at the same run: this one was abandoned.
+        """
+        path = path or self.path
+        if (there := _attempt(path, self.run)) > self.attempt:
+            raise StateError(
+                f"{path}: attempt {there} has begun, what attempt {self.attempt} does is too late"
+            )
         meta = {
             "version": _VERSION,
             "run": f"{self.run:016x}",
+            "attempt": self.attempt,
+            "round": self.round,
+            "checkpoint": self.checkpoint,
             "broadcasts": self.broadcasts,
             "pending": {str(k): self.pending[k] for k in sorted(self.pending)},
         }
@@ -96,7 +104,30 @@ class NodeState:
         }
         if self.model.size:
             flat[_MODEL] = self.model
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
         save_file(flat, partial, metadata={"fedquant": json.dumps(meta)})
-        partial.replace(self.path)
+        partial.replace(path)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """A state file and its metadata. Raises StateError for a file that is none."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            meta = json.loads((file.metadata() or {}).get("fedquant", "{}"))
+            if meta.get("version") != _VERSION:
+                raise StateError(
+                    f"{path}: state version {meta.get('version')}, expected {_VERSION}; delete it"
+                )
+            yield file, meta
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise StateError(f"{path}: unreadable node state ({error}); delete it and start anew") from None
+
+
+def _attempt(path: Path, run: int) -> int:
+    """Which attempt at a run a file is of; 0 for none."""
+    if not path.exists():
+        return 0
+    with _opened(path) as (_, meta):
+        return int(meta["attempt"]) if meta["run"] == f"{run:016x}" else 0

@@ -35,16 +35,22 @@ def run(
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, repeatable.")] = None,
     engine: Annotated[Engine, typer.Option(help="local: in this process; flower: on Ray.")] = Engine.local,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<name> by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
 ) -> None:
     """Run a scenario: live progress, then a table and a run folder."""
     from fedquant.engines.run import run as start
+    from fedquant.engines.run import run_folder
+    from fedquant.folder import finished
     from fedquant.report.run import said, table
     from fedquant.scenario import load
 
     console = Console()
     checked = load(scenario, set_ or ())
-    if engine is Engine.flower:
-        result = start(checked, engine="flower", out=out, on_line=print)
+    if resume and finished(run_folder(checked, out), checked):
+        console.print("finished before, nothing is left to run")
+        result = start(checked, out=out, resume=True)
+    elif engine is Engine.flower:
+        result = start(checked, engine="flower", out=out, resume=resume, on_line=print)
     else:
         columns = (
             TextColumn("{task.description}"),
@@ -60,7 +66,7 @@ def run(
                 if text := said(row):
                     progress.update(bar, said=text)
 
-            result = start(checked, out=out, on_round=on_round)
+            result = start(checked, out=out, resume=resume, on_round=on_round)
             progress.update(bar, total=result.rounds[-1]["round"])  # a run may end early
     console.print(table(result, checked.name))
     console.print(f"run folder: {result.folder}")

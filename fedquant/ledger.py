@@ -4,12 +4,16 @@ scenario.yaml        the resolved scenario
 rounds.jsonl         one line a round
 sensors-00000.npz    columns (round, sensor, uplink_bytes, samples, status), one row a sensor and round
 timings.jsonl        seconds a round; the only file that a rerun changes
-model.safetensors    the final model
+model.safetensors    the final model, which says that the run is finished
+
+A run that goes on from a checkpoint cuts these files back to what they were then.
 """
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +21,14 @@ from typing import Any, Final
 import numpy as np
 import yaml
 
+from fedquant import checkpoint
+from fedquant.checkpoint import State
 from fedquant.errors import EngineError
 from fedquant.scenario.schema import Scenario
 
+MODEL: Final = "model.safetensors"
+SCENARIO: Final = "scenario.yaml"
+_LINES: Final = ("rounds.jsonl", "timings.jsonl")
 _ROWS: Final = 1 << 20  # rows a chunk
 _COLUMNS: Final = {
     "round": np.uint32,
@@ -40,29 +49,62 @@ class Status(IntEnum):
 
 
 class Ledger:
-    """Writes a run folder; an older run's files in it are replaced."""
+    """Writes a run folder; an older run's files in it are replaced. Raises EngineError where it cannot.
 
-    def __init__(self, folder: Path, scenario: Scenario) -> None:
+    since: the state of a ledger of this run, from which this one goes on.
+    """
+
+    def __init__(self, folder: Path, scenario: Scenario, since: State | None = None) -> None:
         self.folder = folder
+        self._chunk = 0
+        self._rows: list[tuple[int, ...]] = []
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for old in [
-                *folder.glob("sensors-*.npz"),
-                *folder.glob("*.jsonl"),
-                *folder.glob("*.safetensors"),
-            ]:
-                old.unlink()
-            text = yaml.safe_dump(scenario.to_dict(), sort_keys=False, allow_unicode=True)
-            (folder / "scenario.yaml").write_text(text, encoding="utf-8")
+            if since is None:
+                self._begin(scenario)
+            else:
+                self._go_on(since)
         except OSError as error:
             raise EngineError(f"run folder {folder}: {error}; choose another with --out") from None
-        self._chunk = 0
-        self._rows: list[tuple[int, int, int, int, int]] = []
 
-    @property
-    def model_path(self) -> Path:
-        """Where the final model goes."""
-        return self.folder / "model.safetensors"
+    def _begin(self, scenario: Scenario) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for pattern in ("*.safetensors", "*.jsonl", "sensors-*.npz", "*.part"):
+            for old in self.folder.glob(pattern):
+                old.unlink()
+        text = yaml.safe_dump(scenario.to_dict(), sort_keys=False, allow_unicode=True)
+        (self.folder / SCENARIO).write_text(text, encoding="utf-8")
+
+    def _go_on(self, since: State) -> None:
+        self._chunk, self._rows = since["chunk"], [tuple(row) for row in since["rows"].tolist()]
+        for name, size in since["bytes"].items():
+            path = self.folder / name
+            if path.stat().st_size < size:
+                raise EngineError(
+                    f"{path}: shorter than at the checkpoint, when it had {size} bytes; start without resume"
+                )
+            os.truncate(path, size)
+        for path in [*self.folder.glob("*.part"), *self.folder.glob("sensors-*.npz")]:
+            if path.suffix == ".part" or path.name >= self._chunk_path().name:
+                path.unlink()
+
+    def state(self) -> State:
+        """Where the ledger stands; all that it has written so far is on the disk by then."""
+        files = [self.folder / name for name in _LINES]
+        for path in files:
+            checkpoint.sync(path)
+        return {
+            "bytes": {path.name: path.stat().st_size for path in files},
+            "chunk": self._chunk,
+            "rows": np.array(self._rows, np.int64).reshape(-1, len(_COLUMNS)),
+        }
+
+    def finish(self, save: Callable[[str], None]) -> None:
+        """Writes what is left, and the model, which `save` does to a path; checkpoints have had their day."""
+        self.flush()
+        partial = self.folder / f"{MODEL}.part"
+        save(str(partial))
+        partial.replace(self.folder / MODEL)
+        (self.folder / checkpoint.NAME).unlink(missing_ok=True)
 
     def round(self, row: dict[str, Any]) -> None:
         """Appends a round's line."""
@@ -86,9 +128,12 @@ class Ledger:
         arrays = {
             name: np.array(c, dtype) for (name, dtype), c in zip(_COLUMNS.items(), columns, strict=True)
         }
-        path = self.folder / f"sensors-{self._chunk:05}.npz"
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        np.savez_compressed(self._chunk_path(), allow_pickle=False, **arrays)
+        checkpoint.sync(self._chunk_path())
         self._chunk, self._rows = self._chunk + 1, []
+
+    def _chunk_path(self) -> Path:
+        return self.folder / f"sensors-{self._chunk:05}.npz"
 
     def _append(self, name: str, row: dict[str, Any]) -> None:
         with (self.folder / name).open("a", encoding="utf-8") as file:

@@ -1,7 +1,8 @@
 """What server and nodes say to each other, as bytes. Knows nothing of Flower.
 
-A request names the sensors of one node and carries what they share; a reply carries a fixed number of
-payload slots a sensor, of length 0 where it has nothing to say. All integers are little-endian.
+A run begins with a start to each node, which says hello: who is there. A request names the sensors of one
+node and carries what they share; a reply carries a fixed number of payload slots a sensor, of length 0 where
+it has nothing to say. All integers are little-endian.
 """
 
 from __future__ import annotations
@@ -19,28 +20,56 @@ from fedquant.errors import CodecError
 from fedquant.wire import Knobs
 
 MAX_SENSORS: Final = 1 << 22
-_HEAD = struct.Struct("<4sQII")  # magic, run, round, sensors
-_MAGIC: Final = {"hello": b"fqH1", "request": b"fqT1", "reply": b"fqR1"}
+_HEAD = struct.Struct("<4sQII")  # magic, run, round (hello: attempt), sensors
+_MAGIC: Final = {"start": b"fqS1", "hello": b"fqH2", "request": b"fqT2", "reply": b"fqR1"}
+
+
+@dataclass(frozen=True)
+class Start:
+    """The server's first word to a node: a run begins, or goes on from a checkpoint.
+
+    checkpoint: the round after which it was made; 0 for a run that begins.
+    """
+
+    run: int
+    checkpoint: int
+
+    def to_bytes(self) -> bytes:
+        """The message's bytes."""
+        return _HEAD.pack(_MAGIC["start"], self.run, self.checkpoint, 0)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Start:
+        """Raises CodecError for bytes that are no such message."""
+        reader = _Reader(data, "start")
+        if reader.count:
+            raise CodecError(f"start: names {reader.count} sensors, expected none")
+        reader.finish()
+        return cls(reader.run, reader.round)
 
 
 @dataclass(frozen=True)
 class Hello:
-    """A node's answer to registration: its sensors and how many samples each holds."""
+    """A node's answer to a start: its sensors and how many samples each holds.
+
+    attempt: how many starts of this run the node has heard, 0 where it remembers nothing.
+    """
 
     run: int
     sensors: tuple[int, ...]
     samples: tuple[int, ...]
+    attempt: int = 0
 
     def to_bytes(self) -> bytes:
         """The message's bytes."""
-        head = _HEAD.pack(_MAGIC["hello"], self.run, 0, len(self.sensors))
+        head = _HEAD.pack(_MAGIC["hello"], self.run, self.attempt, len(self.sensors))
         return head + _u32(self.sensors) + _u32(self.samples)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Hello:
         """Raises CodecError for bytes that are no such message."""
         reader = _Reader(data, "hello")
-        hello = cls(reader.run, reader.u32(reader.count), reader.u32(reader.count))
+        hello = cls(reader.run, reader.u32(reader.count), reader.u32(reader.count), reader.round)
         reader.finish()
         return hello
 
@@ -51,7 +80,8 @@ class Request:
 
     settled[i] is the round of sensor i's last payload that the server has judged (0: none) and
     delivered[i] whether it was accepted. knobs: by receiver ("codec", "selection"). payloads: the coded
-    model (and buffers), empty where the round needs none.
+    model (and buffers), empty where the round needs none. attempt: as in the node's hello. checkpoint: the
+    round of the server's last one (0: none), to which this run may have to go back.
     """
 
     run: int
@@ -61,6 +91,8 @@ class Request:
     delivered: tuple[bool, ...]
     knobs: dict[str, Knobs]
     payloads: tuple[bytes, ...]
+    attempt: int = 0
+    checkpoint: int = 0
 
     def to_bytes(self) -> bytes:
         """The message's bytes."""
@@ -68,6 +100,7 @@ class Request:
         return b"".join(
             (
                 head,
+                _u32((self.attempt, self.checkpoint)),
                 _u32(self.sensors),
                 _u32(self.settled),
                 bytes(self.delivered),
@@ -81,15 +114,18 @@ class Request:
         """Raises CodecError for bytes that are no such message."""
         reader = _Reader(data, "request")
         n = reader.count
+        attempt, checkpoint = reader.u32(2)
         sensors, settled = reader.u32(n), reader.u32(n)
         flags = reader.take(n)
         if flags.strip(b"\0\1"):
             raise CodecError("request: whether a payload was delivered is 0 or 1")
         delivered = tuple(map(bool, flags))
         knobs = decode_knobs(reader.blob())
-        request = cls(reader.run, reader.round, sensors, settled, delivered, knobs, reader.blobs())
+        payloads = reader.blobs()
         reader.finish()
-        return request
+        return cls(
+            reader.run, reader.round, sensors, settled, delivered, knobs, payloads, attempt, checkpoint
+        )
 
 
 @dataclass(frozen=True)

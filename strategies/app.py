@@ -10,6 +10,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedquant.folder import alone, finished, last_checkpoint
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario, load
 from fedquant.scenario.descent import DescentUplink
@@ -35,7 +36,10 @@ def make_strategy(scenario: Scenario, ledger: Ledger) -> RoundStrategy:
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """One run, written to the folder that the engine (or FEDQUANT_OUT) names."""
+    """One run, written to the folder that the engine (or FEDQUANT_OUT) names.
+
+    Where the engine says so (or FEDQUANT_RESUME=1) it goes on from the checkpoint there.
+    """
     if not log.handlers:  # under Flower, whose log is what the user sees
         log.addHandler(_RoundLines(sys.stderr))
         log.setLevel(logging.INFO)
@@ -47,9 +51,18 @@ def main(grid: Grid, context: Context) -> None:
         learn.use_threads(scenario.training.threads)
     out = context.node_config.get("out") or os.environ.get("FEDQUANT_OUT")
     folder = Path(str(out)) if out else Path.cwd() / "runs" / f"{scenario.name}-{scenario.run_id:016x}"
+    resume = context.node_config.get("resume", os.environ.get("FEDQUANT_RESUME") == "1")
     log.info("run folder: %s", folder)
-    strategy = make_strategy(scenario, Ledger(folder, scenario))
-    strategy.start(grid, strategy.arrays(), num_rounds=scenario.training.rounds)
+    if resume and finished(folder, scenario):
+        log.info("the run is finished")
+        return
+    with alone(folder):
+        since = last_checkpoint(folder, scenario) if resume else None
+        strategy = make_strategy(scenario, Ledger(folder, scenario, since and since["ledger"]))
+        if since is not None:
+            strategy.restore(since["strategy"])
+            log.info("goes on after round %d", strategy.checkpoint)
+        strategy.start(grid, strategy.arrays(), num_rounds=scenario.training.rounds)
 
 
 class _RoundLines(logging.StreamHandler):  # type: ignore[type-arg]

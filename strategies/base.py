@@ -7,6 +7,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord
 
+from fedquant.checkpoint import State
 from fedquant.errors import CodecError
 from fedquant.ledger import Ledger
 from fedquant.plan import make_plan
@@ -48,15 +49,15 @@ class UplinkStrategy(RoundStrategy):
             return 0
         return self.broadcast.send(round, self.trainer.parameters(), self.trainer.buffers())
 
-    def words(self, node: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
+    def words(self, gateway: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
         """The broadcast, and for a node that missed some those too."""
-        return self.broadcast.to(node, round) if self.told else ({}, (), 0)
+        return self.broadcast.to(gateway, round) if self.told else ({}, (), 0)
 
     def heard(self, inbox: Inbox) -> None:
         """Notes which nodes hold the model now."""
         if self.told:
-            for node in inbox.expected:
-                self.broadcast.heard(node, node in inbox.answered)
+            for node, sensors in inbox.expected.items():
+                self.broadcast.heard(self.gateway(sensors), node in inbox.answered)
 
     def end_round(self, round: int) -> dict[str, Any]:
         """One step of the schedule."""
@@ -70,6 +71,18 @@ class UplinkStrategy(RoundStrategy):
             return {}
         result = self.trainer.evaluate(self.plan.federation.test)
         return {f"test_{name}": value for name, value in result.items()}
+
+    @abstractmethod
+    def state(self) -> State:
+        """The trainer and the broadcast, too."""
+        return {**super().state(), "trainer": self.trainer.state(), "broadcast": self.broadcast.state()}
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        super().restore(state)
+        self.trainer.restore(state["trainer"])
+        self.broadcast.restore(state["broadcast"])
 
     def arrays(self) -> ArrayRecord:
         """The model as Flower carries it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from fedquant.checkpoint import State
 from fedquant.codecs.floats import Float32
 from fedquant.keys import Purpose
 from fedquant.plan import Plan
@@ -26,7 +27,7 @@ class Broadcast:
         self.payload, self.buffers = b"", b""  # of the last one
         self.reference = initial.copy()  # the model of a node that heard them all
         self.recent: list[tuple[int, bytes]] = []  # (round, payload) of the last ones
-        self.held: dict[int, int | None] = {}  # node -> broadcasts it has heard; None: not known
+        self.held: dict[int, int | None] = {}  # gateway -> broadcasts it has heard; None: not known
 
     def send(self, round: int, parameters: F32, buffers: F32) -> int:
         """Codes parameters and buffers, float32[size] each; bytes of the broadcast."""
@@ -44,12 +45,12 @@ class Broadcast:
             self.buffers, _ = Float32().encode(buffers, plan.buffer_spec, key)
         return len(self.payload) + len(self.buffers)
 
-    def to(self, node: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
+    def to(self, gateway: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
         """(how to read it, payloads, bytes beyond the broadcast) for a node."""
         end = (self.buffers,) if self.buffers else ()
         if self.downlink.reference == "model":
             return {}, (self.payload, *end), 0
-        held = self.held.get(node, 0)
+        held = self.held.get(gateway, 0)
         if held is None or self.sent - held > len(self.recent):
             key = self.plan.down(round, Purpose.MODEL).fold(part=1)
             whole, _ = Float32().encode(self.reference, self.plan.model_spec, key)
@@ -59,9 +60,18 @@ class Broadcast:
         knobs: Knobs = {"held": held, "now": self.sent, "rounds": rounds}
         return knobs, (*(p for _, p in missed), *end), sum(len(p) for _, p in missed[:-1])
 
-    def heard(self, node: int, answered: bool) -> None:
+    def heard(self, gateway: int, answered: bool) -> None:
         """Notes whether a node that was sent the last broadcast answered."""
-        self.held[node] = self.sent if answered else None
+        self.held[gateway] = self.sent if answered else None
+
+    def state(self) -> State:
+        """What nodes hold, and what they may have to be told again."""
+        return {"sent": self.sent, "reference": self.reference, "recent": self.recent, "held": self.held}
+
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        self.sent, self.reference = state["sent"], state["reference"]
+        self.recent, self.held = state["recent"], state["held"]
 
     def _remember(self, round: int) -> None:
         """Keeps the last broadcasts, as many as take no more bytes than the whole model."""

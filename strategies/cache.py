@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from fedquant.checkpoint import State
 from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
 from fedquant.tasks.base import Dataset
@@ -74,6 +75,22 @@ class Cache:
         """A copy of some samples, counted in order of arrival."""
         chosen = np.asarray(rows, np.int64)
         return Dataset(self._x[chosen], self._y[chosen])
+
+    def state(self) -> State:
+        """All samples in order of arrival, whose they are, and their levels."""
+        return {
+            "x": self._x[: self._size],
+            "y": self._y[: self._size],
+            "rows": self._rows,
+            "held": {sensor: vars(held) for sensor, held in self._held.items()},
+            "refined": self._refined,
+        }
+
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        self._x, self._y, self._size = state["x"], state["y"], len(state["y"])
+        self._rows, self._refined = state["rows"], state["refined"]
+        self._held = {sensor: Quantized(**held) for sensor, held in state["held"].items()}
 
     def _reserve(self, data: Dataset) -> None:
         """Room for more: twice as much whenever it is full, so that a sample is copied once or twice."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fedquant.checkpoint import State
 from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
@@ -72,6 +73,16 @@ class DataStrategy(UplinkStrategy):
             self.memory = self.uplink.selection.observe(self.memory, losses[: len(new)])
         self.trainer.step(gradient)
         return {**fields, "step": True, "train_loss": float(np.mean(losses, dtype=np.float64))}, counts
+
+    def state(self) -> State:
+        """The selection's memory and the samples kept, too."""
+        return {**super().state(), "selection": self.memory, "cache": self.cache.state()}
+
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        super().restore(state)
+        self.memory = state["selection"]
+        self.cache.restore(state["cache"])
 
     def _decode(self, inbox: Inbox, knobs: Knobs) -> dict[int, _Arrived]:
         """What each sensor sent: all of it is sound, or none of it is taken."""

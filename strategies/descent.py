@@ -9,14 +9,16 @@ with nothing: it could not code its gradient within its range.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
 
+from fedquant.checkpoint import State
 from fedquant.codecs.floats import Float64
 from fedquant.descent import NORM, make_descent, own_range, range_knobs
-from fedquant.differential import course
+from fedquant.differential import course, server, several
 from fedquant.differential.arrays import F64, norm
 from fedquant.differential.server import range_knob
 from fedquant.errors import CodecError, EngineError
@@ -51,7 +53,7 @@ class DescentStrategy(RoundStrategy):
         self.broadcast, _ = Float64().encode(self.course.x, self.descent.spec, key)
         return len(self.broadcast)
 
-    def words(self, node: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
+    def words(self, gateway: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
         """The same for all nodes."""
         return {}, (self.broadcast,), 0
 
@@ -77,6 +79,22 @@ class DescentStrategy(RoundStrategy):
             sent, ranges = np.stack([p for p, _ in ordered]), np.array([r for _, r in ordered])
             self.course, self.arrived = self.course.step(sent, ranges), {}
         return self._fields(step), {}
+
+    def state(self) -> State:
+        """Where the course is, and what has arrived of this iteration, too."""
+        assert isinstance(self.course, course.Plain | course.WithMemory)
+        at = self.course.at
+        return {**super().state(), "at": None if at is None else vars(at), "arrived": self.arrived}
+
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        super().restore(state)
+        self.arrived, at = state["arrived"], state["at"]
+        if isinstance(self.course, course.Plain):
+            self.course = replace(self.course, at=server.Server(**at))
+        elif at is not None:
+            assert isinstance(self.course, course.WithMemory)
+            self.course = replace(self.course, at=several.Server(**at))
 
     def arrays(self) -> ArrayRecord:
         """The iterate as Flower carries it."""

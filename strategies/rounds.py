@@ -1,4 +1,4 @@
-"""What every strategy here does around its own step: registration, requests, replies, ledger."""
+"""What every strategy here does around its own step: requests, replies, ledger, checkpoints."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
-from fedquant import carrier
+from fedquant import carrier, checkpoint
+from fedquant.checkpoint import State
 from fedquant.errors import EngineError
 from fedquant.ledger import Ledger, Status
-from fedquant.message import Hello, Request, encode_knobs
+from fedquant.message import Request, encode_knobs
 from fedquant.scenario import Scenario
 from fedquant.wire import Knobs
+from strategies.registration import register
 from strategies.replies import Inbox
 
 log = logging.getLogger("fedquant")
 _PATIENCE: Final = 3  # rounds in a row in which every node fails
-_CONNECT: Final = 300.0  # seconds for all nodes to appear
 
 
 class RoundStrategy(Strategy):
@@ -35,9 +36,11 @@ class RoundStrategy(Strategy):
     def __init__(self, scenario: Scenario, ledger: Ledger, sizes: Sequence[int], slots: int) -> None:
         self.scenario, self.ledger, self.sizes, self.slots = scenario, ledger, sizes, slots
         self.hosts: dict[int, int] = {}  # sensor -> Flower node
+        self.attempts: dict[int, int] = {}  # Flower node -> which attempt at the run it counts
         self.judged: dict[int, tuple[int, bool]] = {}  # sensor -> its last judged payload
         self.totals = {"uplink": 0, "downlink": 0}
         self.failed_rounds = 0
+        self.checkpoint = 0  # the round after which the last one was made
         self.done = False
 
     # ---- what a strategy adds
@@ -51,7 +54,7 @@ class RoundStrategy(Strategy):
         """Codes what all nodes are sent besides the knobs; its bytes."""
 
     @abstractmethod
-    def words(self, node: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
+    def words(self, gateway: int, round: int) -> tuple[Knobs, tuple[bytes, ...], int]:
         """(how to read it, payloads, bytes beyond what all are sent) for a node."""
 
     @abstractmethod
@@ -66,6 +69,22 @@ class RoundStrategy(Strategy):
     def save(self, path: str) -> None:
         """Writes the model as safetensors."""
 
+    @abstractmethod
+    def state(self) -> State:
+        """All that a round changes, for a checkpoint: `super().state()`, and what a strategy adds to it."""
+        return {
+            "round": self.checkpoint,
+            "judged": self.judged,
+            "totals": self.totals,
+            "failed_rounds": self.failed_rounds,
+        }
+
+    @abstractmethod
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        self.checkpoint, self.judged = state["round"], state["judged"]
+        self.totals, self.failed_rounds = state["totals"], state["failed_rounds"]
+
     def heard(self, inbox: Inbox) -> None:
         """Notes which nodes answered."""
 
@@ -79,19 +98,31 @@ class RoundStrategy(Strategy):
 
     # ---- Flower's interface
 
-    def start(self, *args: Any, **kwargs: Any) -> Result:
-        """Flower's loop over rounds, left early where the strategy is done."""
-        try:
-            return super().start(*args, **kwargs)
-        except _Done:
-            return Result(arrays=self.arrays())
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Result:
+        """Flower's loop over rounds, from the last checkpoint on, and left early by what is done."""
+        self.summary()
+        result, config = Result(arrays=initial_arrays), ConfigRecord()
+        for server_round in range(self.checkpoint + 1, num_rounds + 1):
+            requests = self.configure_train(server_round, result.arrays, config, grid)
+            replies = grid.send_and_receive(requests, timeout=timeout)
+            arrays, metrics = self.aggregate_train(server_round, replies)
+            result.arrays, result.train_metrics_clientapp[server_round] = arrays, metrics
+            if self.done:
+                break
+        return result
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One message a node that hosts a sampled sensor."""
-        if self.done:
-            raise _Done
         self.started = time.perf_counter()
         if not self.hosts:
             self.register(grid)
@@ -110,7 +141,7 @@ class RoundStrategy(Strategy):
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    ) -> tuple[ArrayRecord, MetricRecord]:
         """Decodes, steps, evaluates and writes the ledger."""
         inbox, arrived = self.inbox, time.perf_counter()
         inbox.read(replies)
@@ -126,7 +157,6 @@ class RoundStrategy(Strategy):
         row = self._row(server_round, inbox, fields, samples)
         metrics = self.evaluate(server_round)
         stepped = time.perf_counter()
-        self._record(row | metrics, inbox, samples)
         self.ledger.timing(
             {
                 "round": server_round,
@@ -134,6 +164,8 @@ class RoundStrategy(Strategy):
                 "server_s": round(stepped - arrived, 6),
             }
         )
+        self._record(row | metrics, inbox, samples)
+        self._save(server_round)
         return self.arrays(), MetricRecord({"uplink_bytes": row["uplink_bytes"], **metrics})
 
     def configure_evaluate(
@@ -161,37 +193,18 @@ class RoundStrategy(Strategy):
 
     def register(self, grid: Grid) -> None:
         """Asks every node for its sensors. Raises EngineError where one is missing or claimed twice."""
-        wanted, deadline = self.scenario.gateways, time.monotonic() + _CONNECT
-        while len(nodes := list(grid.get_node_ids())) < wanted:
-            if time.monotonic() > deadline:
-                raise EngineError(f"only {len(nodes)} of {wanted} nodes connected within {_CONNECT:g} s")
-            time.sleep(0.2)
-        queries = [Message(RecordDict(), dst_node_id=node, message_type="query") for node in nodes]
-        for reply in grid.send_and_receive(queries):
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                raise EngineError(f"node {node} cannot take part: {reply.error.reason}")
-            hello = Hello.from_bytes(carrier.unwrap(reply.content))
-            if hello.run != self.scenario.run_id:
-                raise EngineError(f"node {node} is in run {hello.run:016x}, not {self.scenario.run_id:016x}")
-            for sensor, samples in zip(hello.sensors, hello.samples, strict=True):
-                if sensor in self.hosts or sensor >= self.scenario.sensors:
-                    raise EngineError(f"node {node} claims sensor {sensor}, which is taken or does not exist")
-                if samples != self.sizes[sensor]:
-                    raise EngineError(
-                        f"sensor {sensor} has {samples} samples, the server counts "
-                        f"{self.sizes[sensor]}; the data sets differ"
-                    )
-                self.hosts[sensor] = node
-        if missing := sorted(set(range(self.scenario.sensors)) - set(self.hosts)):
-            raise EngineError(f"no node hosts sensors {missing}")
+        self.hosts, self.attempts = register(grid, self.scenario, self.sizes, self.checkpoint)
+
+    def gateway(self, sensors: Sequence[int]) -> int:
+        """Which node of the scenario hosts these sensors, whatever Flower calls it."""
+        return sensors[0] // self.scenario.topology.sensors_per_gateway
 
     def sample(self, server_round: int) -> list[int]:
         """The sensors of a round, ascending."""
         return self.scenario.participation.of(self.scenario.key, server_round)
 
     def _request(self, node: int, sensors: tuple[int, ...], server_round: int) -> Message:
-        reading, payloads, extra = self.words(node, server_round)
+        reading, payloads, extra = self.words(self.gateway(sensors), server_round)
         self.catch_up += extra
         judged = [self.judged.get(s, (0, False)) for s in sensors]
         request = Request(
@@ -202,6 +215,8 @@ class RoundStrategy(Strategy):
             tuple(d for _, d in judged),
             {**self.knobs, "downlink": reading} if reading else self.knobs,
             payloads,
+            self.attempts[node],
+            self.checkpoint,
         )
         return Message(carrier.wrap(request.to_bytes()), dst_node_id=node, message_type="train")
 
@@ -248,10 +263,13 @@ class RoundStrategy(Strategy):
             )
         self.ledger.round(row)
         log.info("round %d", inbox.round, extra={"row": row})
-        if self.done or inbox.round == self.scenario.training.rounds:
-            self.ledger.flush()
-            self.save(str(self.ledger.model_path))
 
-
-class _Done(Exception):
-    """Leaves Flower's loop."""
+    def _save(self, server_round: int) -> None:
+        """The final model, or a checkpoint where one is due."""
+        training = self.scenario.training
+        if self.done or server_round == training.rounds:
+            self.ledger.finish(self.save)
+        elif training.checkpoint_every and server_round % training.checkpoint_every == 0:
+            self.checkpoint = server_round
+            state = {"ledger": self.ledger.state(), "strategy": self.state()}
+            checkpoint.write(self.ledger.folder, self.scenario.run_id, state)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fedquant.checkpoint import State
 from fedquant.codecs.floats import Float32
-from fedquant.control.base import Horizon, Memory
+from fedquant.control.base import Horizon, Memory, readable
 from fedquant.keys import Purpose
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario
@@ -60,7 +61,7 @@ class VectorStrategy(UplinkStrategy):
         )
         decode_error(inbox, sensors, refused)
         accepted = [i for i in range(len(sensors)) if i not in refused]
-        told = dict(knobs.get("codec", {}))
+        told = readable(knobs.get("codec", {}), plan.model_spec)
         if not accepted:
             self._observe(inbox, None)
             return {"step": False, **told}, {}
@@ -70,6 +71,15 @@ class VectorStrategy(UplinkStrategy):
             self._average_buffers(inbox, [sensors[i] for i in accepted], [weights[i] for i in accepted])
         self._observe(inbox, mean)
         return {"step": True, **told}, {sensors[i]: drawn[sensors[i]] for i in accepted}
+
+    def state(self) -> State:
+        """The controller's memory, too."""
+        return {**super().state(), "control": self.memory}
+
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        super().restore(state)
+        self.memory = state["control"]
 
     def _horizon(self) -> Horizon:
         """What the controller plans for; who is asked when is known ahead."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedquant.errors import CodecError
-from fedquant.message import MAX_SENSORS, Hello, Reply, Request, decode_knobs, encode_knobs
+from fedquant.message import MAX_SENSORS, Hello, Reply, Request, Start, decode_knobs, encode_knobs
 
 QUICK = settings(max_examples=50, deadline=None, derandomize=True)
 U32 = st.integers(0, 2**32 - 1)
@@ -19,7 +19,8 @@ KNOBS = st.dictionaries(
     max_size=3,
 )
 
-HELLO = Hello(2**64 - 1, (0, 5, 2**22 - 1), (10, 0, 2**32 - 1))
+START = Start(7, 300)
+HELLO = Hello(2**64 - 1, (0, 5, 2**22 - 1), (10, 0, 2**32 - 1), 2)
 REQUEST = Request(
     7,
     3,
@@ -28,18 +29,20 @@ REQUEST = Request(
     (False, True),
     {"codec": {"bits": -3, "table": b"\0\1"}},
     (b"model", b"", b"buffers"),
+    2,
+    300,
 )
 REPLY = Reply(7, 3, (1, 4), ((b"abc", b""), (b"", b"x")))
-MESSAGES = [HELLO, REQUEST, REPLY]
+MESSAGES = [START, HELLO, REQUEST, REPLY]
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
-def test_round_trip(message: Hello | Request | Reply) -> None:
+def test_round_trip(message: Start | Hello | Request | Reply) -> None:
     assert type(message).from_bytes(message.to_bytes()) == message
 
 
 def test_empty_messages_round_trip() -> None:
-    for message in (Hello(0, (), ()), Request(0, 0, (), (), (), {}, ()), Reply(0, 0, (), ())):
+    for message in (Start(0, 0), Hello(0, (), ()), Request(0, 0, (), (), (), {}, ()), Reply(0, 0, (), ())):
         assert type(message).from_bytes(message.to_bytes()) == message
 
 
@@ -57,7 +60,7 @@ def test_knobs_round_trip(knobs: dict[str, dict[str, int | bytes]]) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
-def test_truncated_or_extended_messages_are_refused(message: Hello | Request | Reply) -> None:
+def test_truncated_or_extended_messages_are_refused(message: Start | Hello | Request | Reply) -> None:
     data = message.to_bytes()
     for size in range(len(data)):
         with pytest.raises(CodecError):
@@ -67,7 +70,7 @@ def test_truncated_or_extended_messages_are_refused(message: Hello | Request | R
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
-def test_a_damaged_message_is_refused_or_read(message: Hello | Request | Reply) -> None:
+def test_a_damaged_message_is_refused_or_read(message: Start | Hello | Request | Reply) -> None:
     data = message.to_bytes()
     outcomes = set()
     for bit in range(8 * len(data)):
@@ -81,12 +84,12 @@ def test_a_damaged_message_is_refused_or_read(message: Hello | Request | Reply) 
 
 
 def test_a_message_of_another_kind_is_refused() -> None:
-    with pytest.raises(CodecError, match="request: starts with b'fqH1', expected b'fqT1'"):
+    with pytest.raises(CodecError, match="request: starts with b'fqH2', expected b'fqT2'"):
         Request.from_bytes(HELLO.to_bytes())
 
 
 def test_too_many_sensors_are_refused_before_they_are_read() -> None:
-    head = struct.pack("<4sQII", b"fqH1", 0, 0, MAX_SENSORS + 1)
+    head = struct.pack("<4sQII", b"fqH2", 0, 0, MAX_SENSORS + 1)
     with pytest.raises(CodecError, match="4194305 sensors, the limit is 4194304"):
         Hello.from_bytes(head)
 
@@ -142,8 +145,26 @@ def test_an_integer_knob_over_64_bits_is_refused() -> None:
 
 def test_outcomes_are_yes_or_no() -> None:
     data = bytearray(Request(1, 2, (3, 4), (0, 1), (False, True), {}, ()).to_bytes())
-    at = data.index(b"\0\1", 20 + 16)
+    at = data.index(b"\0\1", 20 + 8 + 16)
     assert Request.from_bytes(bytes(data)).delivered == (False, True)
     data[at + 1] = 2
     with pytest.raises(CodecError, match="is 0 or 1"):
         Request.from_bytes(bytes(data))
+
+
+def test_messages_have_the_bytes_that_they_should() -> None:
+    u32, u64 = struct.Struct("<I").pack, struct.Struct("<Q").pack
+    assert START.to_bytes() == b"fqS1" + u64(7) + u32(300) + u32(0)
+    hello = Hello(7, (1, 4), (10, 20), 2)
+    assert hello.to_bytes() == b"fqH2" + u64(7) + b"".join(map(u32, (2, 2, 1, 4, 10, 20)))
+    request = Request(7, 3, (1, 4), (0, 2), (False, True), {}, (b"model",), 2, 300)
+    head = b"fqT2" + u64(7) + b"".join(map(u32, (3, 2, 2, 300, 1, 4, 0, 2)))
+    assert request.to_bytes() == head + b"\0\1" + u32(0) + u32(1) + u64(5) + b"model"
+    reply = Reply(7, 3, (1, 4), ((b"abc",), (b"",)))
+    head = b"fqR1" + u64(7) + b"".join(map(u32, (3, 2, 1, 4)))
+    assert reply.to_bytes() == head + b"\1" + u32(2) + u64(3) + u64(3) + b"abc"
+
+
+def test_a_start_names_no_sensors() -> None:
+    with pytest.raises(CodecError, match="names 1 sensors"):
+        Start.from_bytes(struct.pack("<4sQII", b"fqS1", 0, 0, 1))

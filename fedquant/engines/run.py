@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedquant.errors import ConfigError, FedquantError
+from fedquant.folder import alone, finished, last_checkpoint
 from fedquant.scenario import Scenario, load
 from fedquant.scenario.descent import DescentUplink
 
@@ -57,24 +58,34 @@ def run(
     *,
     engine: Literal["local", "flower"] = "local",
     out: str | Path | None = None,
+    resume: bool = False,
     on_round: Callable[[Row], None] | None = None,
     on_line: Callable[[str], None] = print,
 ) -> Result:
     """Runs a scenario and returns its result; `out` is the run folder (runs/<name> by default).
 
+    resume: goes on from the checkpoint in that folder, or returns what is finished there.
     on_round is called with each round's line (engine local), on_line with each log line (flower).
     Raises ConfigError, DataError or EngineError.
     """
     checked = load(scenario, overrides)
-    folder = Path(out) if out is not None else Path("runs") / checked.name
-    folder = folder.absolute()
-    if engine == "local":
-        _local(checked, folder, on_round)
-    elif engine == "flower":
-        _flower(checked, folder, on_line)
-    else:
+    folder = run_folder(checked, out)
+    if engine not in ("local", "flower"):
         raise ConfigError(f"engine: {engine!r} is not known, use local or flower")
+    if resume:
+        if finished(folder, checked):
+            return read(folder)
+        last_checkpoint(folder, checked)  # a mistake is told before anything starts
+    if engine == "local":
+        _local(checked, folder, resume, on_round)
+    else:
+        _flower(checked, folder, resume, on_line)
     return read(folder)
+
+
+def run_folder(scenario: Scenario, out: str | Path | None) -> Path:
+    """Where a run goes that is told `out`."""
+    return (Path(out) if out is not None else Path("runs") / scenario.name).absolute()
 
 
 def read(folder: Path) -> Result:
@@ -83,7 +94,7 @@ def read(folder: Path) -> Result:
     return Result(folder, [json.loads(line) for line in lines])
 
 
-def _local(scenario: Scenario, folder: Path, on_round: Callable[[Row], None] | None) -> None:
+def _local(scenario: Scenario, folder: Path, resume: bool, on_round: Callable[[Row], None] | None) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from flwr.app import Context, RecordDict
 
@@ -94,9 +105,8 @@ def _local(scenario: Scenario, folder: Path, on_round: Callable[[Row], None] | N
     run_config: dict[str, Any] = {"scenario": scenario.to_json()}
     state = scenario.state_dir or str(folder / "state")
     grid = LocalGrid(clients.app.app, scenario.gateways, run_config, {"state-dir": state})
-    context = Context(
-        run_id=1, node_id=1, node_config={"out": str(folder)}, state=RecordDict(), run_config=run_config
-    )
+    node_config: dict[str, Any] = {"out": str(folder), "resume": resume}
+    context = Context(run_id=1, node_id=1, node_config=node_config, state=RecordDict(), run_config=run_config)
     log, flower = logging.getLogger("fedquant"), logging.getLogger("flwr")
     handler, level, quiet = _Rounds(on_round), log.level, flower.level
     log.addHandler(handler)
@@ -129,13 +139,19 @@ def _own_threads(scenario: Scenario) -> Iterator[None]:
         kernels.set_threads(before[1])
 
 
-def _flower(scenario: Scenario, folder: Path, on_line: Callable[[str], None]) -> None:
+def _flower(scenario: Scenario, folder: Path, resume: bool, on_line: Callable[[str], None]) -> None:
     from fedquant.engines.flower import make_app, run_app
 
+    with alone(folder):
+        pass  # the server will want it: tell now, rather than in Flower's log
     with tempfile.TemporaryDirectory(prefix="fq") as temporary:
         app = make_app(Path(temporary), {"scenario": scenario.to_json()})
         state = scenario.state_dir or str(folder / "state")
-        env = {"FEDQUANT_OUT": str(folder), "FEDQUANT_STATE_DIR": str(Path(state).absolute())}
+        env = {
+            "FEDQUANT_OUT": str(folder),
+            "FEDQUANT_STATE_DIR": str(Path(state).absolute()),
+            "FEDQUANT_RESUME": str(int(resume)),
+        }
         total = None if os.environ.get("RAY_ADDRESS") else os.cpu_count()
         run_app(app, run_config={}, nodes=scenario.gateways, total_cpus=total, env=env, on_line=on_line)
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from fedquant.engines.run import Result, Row, run
 from fedquant.engines.run import read as read_run
 from fedquant.errors import ConfigError
+from fedquant.folder import finished, stopped
 from fedquant.registry import explain
 from fedquant.report.distortion import Distortion, measure
 from fedquant.scenario import find, load
@@ -84,7 +85,7 @@ def execute(
 ) -> dict[str, list[list[Row]]]:
     """Runs what is not finished, `workers` at a time; the rounds of every run by scheme."""
     todo = jobs(study, out)
-    open_jobs = [job for job in todo if not _finished(job)]
+    open_jobs = [job for job in todo if not finished(job.folder, load(job.scenario))]
     on_done(len(todo) - len(open_jobs), len(todo))
     # Fresh processes: torch's threads do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
@@ -105,12 +106,6 @@ def distortions(study: Study) -> dict[str, Distortion]:
     return {job.scheme: measure(load(job.scenario)) for job in first}
 
 
-def _finished(job: Job) -> bool:
-    """Whether the folder holds this very run, complete."""
-    if not (job.folder / "model.safetensors").is_file():
-        return False
-    return load(job.folder / "scenario.yaml").run_id == load(job.scenario).run_id
-
-
 def _run(job: Job) -> Result:
-    return run(job.scenario, out=job.folder)
+    """From the checkpoint of this very run, where its folder holds one."""
+    return run(job.scenario, out=job.folder, resume=stopped(job.folder, load(job.scenario)))

@@ -146,6 +146,7 @@ class Training(Section):
 
     participation: where not all sensors take part in a round, they are drawn at random or take turns.
     epoch_rounds: of selection rules, and of sampling: epochs; by default a pass over all sensors and samples.
+    checkpoint_every: rounds from one checkpoint to the next, from which a run that was stopped can go on.
     """
 
     rounds: Annotated[int, Field(ge=1, lt=1 << 22)]
@@ -160,6 +161,7 @@ class Training(Section):
     evaluate_every: Annotated[int, Field(ge=1)] = 10
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: Annotated[int, Field(ge=1)] = 1
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> Training:
@@ -202,8 +204,10 @@ class Scenario(Section):
 
     @model_validator(mode="after")
     def _descent_or_not(self) -> Scenario:
-        plain = Training(rounds=self.training.rounds, optimizer=Optimizer.model_validate(OPTIMIZER))
-        given = [k for k in Training.model_fields if getattr(self.training, k) != getattr(plain, k)]
+        training, optimizer = self.training, Optimizer.model_validate(OPTIMIZER)
+        every = training.checkpoint_every
+        plain = Training(rounds=training.rounds, checkpoint_every=every, optimizer=optimizer)
+        given = [k for k in Training.model_fields if getattr(training, k) != getattr(plain, k)]
         check_descent(self.build_task, self.uplink, self.downlink.model_dump(mode="json"), given)
         return self
 
@@ -238,11 +242,18 @@ class Scenario(Section):
         """The resolved scenario as plain values."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The resolved scenario but for what has no effect on results: where and when state is kept."""
+        values = self.to_dict()
+        values.pop("state_dir", None)
+        values["training"].pop("checkpoint_every", None)
+        return values
+
     @cached_property
     def run_id(self) -> int:
-        """64 bits of SHA-256 over the resolved scenario; where state is kept does not enter it."""
-        values = {k: v for k, v in self.to_dict().items() if k != "state_dir"}
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+        """64 bits of SHA-256 over `identity`."""
+        text = json.dumps(self.identity, sort_keys=True, separators=(",", ":"))
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
     @property

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedquant.checkpoint import State
 from fedquant.errors import ConfigError, suggest
 from fedquant.tasks import learn
 from fedquant.tasks.base import Dataset, Task
@@ -119,3 +120,30 @@ class Trainer:
         from safetensors.torch import save_file
 
         save_file({k: v.detach().cpu().contiguous() for k, v in self.model.state_dict().items()}, path)
+
+    def state(self) -> State:
+        """All that steps have changed: the model with its buffers, the optimizer and the schedule."""
+        parts = {"model": dict(self.model.state_dict()), "optimizer": self.optimizer.state_dict()}
+        if self.schedule is not None:
+            parts["schedule"] = self.schedule.state_dict()
+        state: State = _each(parts, torch.Tensor, lambda tensor: tensor.detach().cpu().numpy().copy())
+        return state
+
+    def restore(self, state: State) -> None:
+        """Takes over what `state` gave."""
+        parts = _each(state, np.ndarray, torch.from_numpy)
+        self.model.load_state_dict(parts["model"])
+        self.optimizer.load_state_dict(parts["optimizer"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(parts["schedule"])
+
+
+def _each(tree: Any, kind: type, change: Callable[[Any], Any]) -> Any:
+    """A tree of mappings, lists and tuples with its leaves of a kind changed."""
+    if isinstance(tree, kind):
+        return change(tree)
+    if isinstance(tree, Mapping):
+        return {key: _each(value, kind, change) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return type(tree)([_each(value, kind, change) for value in tree])
+    return tree

@@ -42,3 +42,34 @@ def test_local_and_flower_agree(tmp_path: Path) -> None:
     for path in sorted(p for p in local.folder.rglob("*") if p.is_file() and p.name != "timings.jsonl"):
         there = flower.folder / path.relative_to(local.folder)
         assert there.read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.slow
+def test_a_flower_run_that_was_stopped_ends_the_same(tmp_path: Path) -> None:
+    """All of it is ended, whatever it does just then; another Flower run, with other nodes, goes on."""
+    uplink = {"kind": "gradient", "codec": {"name": "error_feedback", "inner": "qsgd"}}
+    downlink = {"codec": "qsgd", "reference": "difference"}
+    changes = {
+        **QUICK,
+        "training.rounds": 9,
+        "training.sensors_per_round": 5,
+        "training.checkpoint_every": 2,
+        "uplink": uplink,
+        "downlink": downlink,
+        "topology.sensors_per_gateway": 4,
+    }
+    whole = fedquant.run("wearables", changes, out=tmp_path / "whole")
+
+    def stop(line: str) -> None:
+        if line.startswith("round 5,"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fedquant.run("wearables", changes, engine="flower", out=tmp_path / "stopped", on_line=stop)
+    lines: list[str] = []
+    stopped = fedquant.run(
+        "wearables", changes, engine="flower", out=tmp_path / "stopped", resume=True, on_line=lines.append
+    )
+    assert any("goes on after round" in line for line in lines)
+    for name in ("model.safetensors", "rounds.jsonl", "sensors-00000.npz"):
+        assert (stopped.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
