@@ -151,13 +151,15 @@ class Node(Gateway):
                 raise CodecError(f"request of round {request.round} carries no model, selection needs one")
             losses = learn.losses(model, plan.task, data)
         key = plan.up(request.round, sensor, Purpose.SELECTION)
-        chosen = drawn[uplink.selection.keep(losses, len(data), knobs, key)]
+        kept = np.flatnonzero(uplink.selection.keep(losses, len(data), knobs, key))
+        chosen = drawn[kept]
         known = np.zeros(len(chosen), np.bool_) if memory is None else memory[SENT][chosen] > 0
         parts = dict.fromkeys(plan.slots, b"")
         if known.any():
             parts[Purpose.REFINEMENT] = self._refinement(uplink, request, sensor, state, chosen[known])
         if not known.all():
-            self._fresh(uplink, request, sensor, model, state, chosen[~known], parts)
+            fresh = data.take(kept[~known])
+            self._fresh(uplink, request, sensor, model, state, chosen[~known], fresh, parts)
         return tuple(parts.values())
 
     def _fresh(
@@ -168,11 +170,12 @@ class Node(Gateway):
         model: Any,
         state: NodeState | None,
         chosen: npt.NDArray[np.int64],
+        data: Dataset,
         parts: dict[Purpose, bytes],
     ) -> None:
         """Samples that the server has not got: into `parts`, and into memory."""
         plan, codec, knobs = self.plan, uplink.codec, request.knobs.get("codec", NO_KNOBS)
-        data, key = plan.samples(sensor, chosen), plan.up(request.round, sensor, Purpose.DATA)
+        key = plan.up(request.round, sensor, Purpose.DATA)
         payload = parts[Purpose.DATA] = codec.encode(data.x, data.y, plan.data_spec, key, knobs)
         if uplink.grad_corr is not None:
             parts[Purpose.CORRECTION] = self._correction(uplink, request, sensor, model, state, data, payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -107,5 +108,7 @@ def distortions(study: Study) -> dict[str, Distortion]:
 
 
 def _run(job: Job) -> Result:
-    """From the checkpoint of this very run, where its folder holds one."""
-    return run(job.scenario, out=job.folder, resume=stopped(job.folder, load(job.scenario)))
+    """From the checkpoint of this very run, where its folder holds one; nodes' memories go when it ends."""
+    result = run(job.scenario, out=job.folder, resume=stopped(job.folder, load(job.scenario)))
+    shutil.rmtree(job.folder / "state", ignore_errors=True)  # gigabytes, for many sensors of a large model
+    return result

@@ -15,7 +15,7 @@ from fedquant.codecs.data import DataCodec, DataSpec
 from fedquant.errors import CodecError
 from fedquant.kernels import rng
 from fedquant.keys import Key, Purpose
-from fedquant.message import Hello, Reply, Request, decode_knobs, encode_knobs
+from fedquant.message import Hello, Reply, Request, Start, decode_knobs, encode_knobs
 from fedquant.wire import NO_KNOBS, Knobs
 from tests.fuzz.configs import KNOBS, LARGE, configs, default, label, specs
 
@@ -146,6 +146,7 @@ _KNOBS: Final[dict[str, Knobs]] = {
     "selection": {"threshold": b"12345678"},
 }
 MESSAGES: Final[dict[str, tuple[Any, ...]]] = {
+    "start": (Start(2**64 - 1, 300), Start(0, 0)),
     "hello": (Hello(2**64 - 1, (0, 5, 2**22 - 1), (10, 0, 2**32 - 1)), Hello(0, (), ())),
     "request": (
         Request(7, 3, (1, 4), (0, 2), (False, True), _KNOBS, (b"model" * 30, b"", b"buffers")),

@@ -28,7 +28,7 @@ def test_a_report_ends_with_date_and_machine(tmp_path: Path, monkeypatch: pytest
 
 
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown experiment 'dqgd-fig4'.*dqgd-fig3"):
+    with pytest.raises(ConfigError, match=r"unknown experiment 'dqgd-fig4'.*dqgd-fig3"):
         reproduce.reproduce("dqgd-fig4", tmp_path)
     with pytest.raises(ConfigError, match="takes no matrix"):
         reproduce.reproduce("qcs-fig3", tmp_path, matrix=tmp_path)
