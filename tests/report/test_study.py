@@ -9,6 +9,8 @@ import yaml
 
 from fedquant.errors import ConfigError
 from fedquant.report.study import execute, jobs, load_study
+from fedquant.scenario import load
+from fedquant.scenario.load import folder
 
 STUDY = {
     "name": "tiny",
@@ -31,6 +33,14 @@ def test_jobs_cross_schemes_and_values(tmp_path: Path) -> None:
     assert {job.folder.relative_to(tmp_path).as_posix() for job in found if job.scheme == "8/16 bit"} == {
         f"8_16_bit/seed{seed}-fold{fold}" for seed in (1, 2) for fold in (0, 3)
     }
+
+
+@pytest.mark.parametrize("path", sorted((folder() / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_study_that_ships_has_runs(path: Path) -> None:
+    study = load_study(path)
+    assert study.name == path.stem
+    found = jobs(study, Path())
+    assert len({load(job.scenario).run_id for job in found}) == len(found)
 
 
 @pytest.mark.slow
