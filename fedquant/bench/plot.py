@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedquant.bench.distortion import OURS, Comparison, RateRow
-from fedquant.errors import ConfigError
+from fedquant.report.pyplot import pyplot
 
 ERRORS: Final = (1e-5, 3.0)  # NMSE shown
 RATES: Final = (0.05, 40.0)  # bit/element shown
@@ -17,14 +17,7 @@ _PEERS: Final = {"bitsandbytes": "X", "hivemind": "P", "OpenFL": "*"}
 
 def pictures(folder: Path, comparisons: Sequence[Comparison]) -> None:
     """Writes rate.svg and rate.png, a panel a set of vectors. Raises ConfigError without matplotlib."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'fedquant[report]'") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams["svg.hashsalt"] = "fedquant"  # the same picture gives the same file
+    plt = pyplot()
     figure, row = plt.subplots(
         1, len(comparisons), figsize=(1 + 4.8 * len(comparisons), 5.6), layout="constrained", squeeze=False,
         sharey=True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedquant.errors import ConfigError
+from fedquant.report.pyplot import pyplot
 from fedquant.report.table import Runs, curve
 
 
@@ -13,14 +13,7 @@ def accuracy_against_bytes(path: Path, results: Runs, title: str) -> None:
 
     Raises ConfigError where matplotlib is missing.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'fedquant[report]'") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams["svg.hashsalt"] = "fedquant"  # the same picture gives the same file
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for scheme, runs in results.items():
         mean = curve(runs)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedquant.report.table import curve, percent
-from fedquant.reproduce import qcs_report as report
+from fedquant.reproduce import report
 from fedquant.reproduce.daqusgd_runs import SCHEMES, SEEDS, SELECTED, Comparison, train
-from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce.report import Claim
 
 PAPER: Final = "Hanna, Ezzeldin, Fragouli, Diggavi, “Quantization of Distributed Data for Learning” (2021)."
 COLOURS: Final = dict(zip(SCHEMES, ("tab:blue", "tab:cyan", "tab:orange", "tab:red", "black"), strict=True))

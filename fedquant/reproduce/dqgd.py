@@ -5,7 +5,6 @@ Lin, Kostina, Hassibi (arXiv 2002.02508). Writes pictures (SVG, PNG), points (CS
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields, replace
@@ -18,8 +17,9 @@ from fedquant.differential import rates
 from fedquant.differential.problems import Quadratic, gaussian, matrix_market, of_matrix
 from fedquant.differential.sweep import Point, sweep
 from fedquant.keys import Key
-from fedquant.reproduce import dqgd_bits
+from fedquant.reproduce import dqgd_bits, report
 from fedquant.reproduce import dqgd_pictures as pictures
+from fedquant.reproduce.report import Claim
 
 SEED: Final = Key(2021)
 KAPPA: Final = 10.0
@@ -50,14 +50,6 @@ class Setting(NamedTuple):
         return [p for p in self.points if p.method == method]
 
 
-class Claim(NamedTuple):
-    """What the paper says, what was measured and whether that holds."""
-
-    text: str
-    measured: str
-    holds: bool
-
-
 def run(
     out: Path, quick: bool = False, matrix: Path | None = None, say: Callable[[str], None] = lambda _: None
 ) -> Path:
@@ -66,7 +58,7 @@ def run(
     quick: fewer instances and rates. matrix: a Matrix Market file with full column rank (paper: ash331);
     None leaves that half of the figure out. Raises DataError for a bad file, ConfigError without matplotlib.
     """
-    pictures.pyplot()  # before minutes of work
+    report.panels(1)  # before minutes of work
     count, per = (25, 1) if quick else (500, 4)  # per: rates a bit
     grid = [1 + i / per for i in range(9 * per + 1)]
     problems = {f"Gaussian, n = {SIZE}, κ = {KAPPA:g}": gaussian(SEED, SIZE, KAPPA, count)}
@@ -101,7 +93,8 @@ def run(
         panels = [(s.label, s.n, s.kappa, [p for p in s.points if p.method in methods]) for s in settings]
         pictures.rates_against_bits(out / name, panels)
     pictures.cube_against_ball(out / "dqgd-ball", [s[:4] for s in balls])
-    _csv(out / "dqgd-fig3.csv", [p for s in (*settings, *balls) for p in s.points])
+    rows = [astuple(p) for s in (*settings, *balls) for p in s.points]
+    report.write_csv(out / "dqgd-fig3.csv", [f.name for f in fields(Point)], rows)
     sent = [(label, [s for s in sizes if s.problem == label]) for label in problems]
     pictures.bits_sent(out / "dqgd-bits", sent)
     dqgd_bits.write(out / "dqgd-bits.csv", [*sizes, *spheres])
@@ -218,8 +211,7 @@ def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int,
     if len(settings) == 1:
         lines += ["No matrix file was given: the paper's second panel (ash331) was not measured.", ""]
     for setting in settings:
-        lines += [f"## {setting.label}", "", "| the paper | measured | |", "| --- | --- | --- |"]
-        lines += [f"| {c.text} | {c.measured} | {_verdict(c.holds)} |" for c in claims(setting)]
+        lines += [f"## {setting.label}", "", *report.verdicts(claims(setting))]
         names = [name for name in (*GRADIENT, *MOMENTUM) if setting.of(name)]
         lines += ["", "| R | " + " | ".join(pictures.STYLES[name][1] for name in names) + " |"]
         lines += ["| ---: " * (len(names) + 1) + "|"]
@@ -250,18 +242,6 @@ def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int,
     return lines
 
 
-def _verdict(holds: bool) -> str:
-    return "holds" if holds else "**does not hold**"
-
-
 def _pairs(setting: Setting) -> list[tuple[Point, Point]]:
     kinds = [[p for p in setting.points if p.quantizer == kind] for kind in ("cube", "ball")]
     return list(zip(*kinds, strict=True))
-
-
-def _csv(path: Path, points: Sequence[Point]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f.name for f in fields(Point)])
-        for point in points:
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(point)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
@@ -22,6 +21,7 @@ from fedquant.differential.quantizers import Ball, Cube, Quantizer
 from fedquant.differential.server import range_knob
 from fedquant.differential.simulate import simulate
 from fedquant.keys import Key
+from fedquant.reproduce import report
 from fedquant.wire import HEADER_SIZE
 
 PLAIN: Final = "uniform"
@@ -133,11 +133,7 @@ def on_spheres(sizes: Sequence[int], kappa: float, count: int) -> Iterator[Size]
 
 def write(path: Path, sizes: Sequence[Size]) -> None:
     """One row a size."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([f.name for f in fields(Size)])
-        for size in sizes:
-            writer.writerow([f"{v:.6g}" if isinstance(v, float) else v for v in astuple(size)])
+    report.write_csv(path, [f.name for f in fields(Size)], map(astuple, sizes))
 
 
 # ---- in words

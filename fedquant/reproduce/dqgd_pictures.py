@@ -12,7 +12,7 @@ import numpy as np
 from fedquant.differential import rates
 from fedquant.differential.methods import METHODS
 from fedquant.differential.sweep import Point
-from fedquant.errors import ConfigError
+from fedquant.reproduce import report
 from fedquant.reproduce.dqgd_bits import CODECS, Size
 
 STYLES: Final = {
@@ -25,19 +25,7 @@ STYLES: Final = {
     "dq-hb": ("tab:red", "DQ-HB"),
 }
 """Colour and label of each method."""
-
-
-def pyplot() -> Any:
-    """matplotlib.pyplot without a screen, writing the same file for the same picture. Raises ConfigError."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise ConfigError("pictures need matplotlib: pip install 'fedquant[report]'") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    plt.rcParams["svg.hashsalt"] = "fedquant"
-    return plt
+_LABELS: Final = ("R, bit/coordinate", "rate of convergence, clipped at 1")
 
 
 def rates_against_bits(path: Path, panels: Sequence[tuple[str, int, float, Sequence[Point]]]) -> None:
@@ -45,11 +33,8 @@ def rates_against_bits(path: Path, panels: Sequence[tuple[str, int, float, Seque
 
     Writes path.svg and path.png.
     """
-    plt = pyplot()
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False
-    )
-    for axes, (title, n, kappa, points) in zip(row[0], panels, strict=True):
+    figure, row = report.panels(len(panels))
+    for axes, (title, n, kappa, points) in zip(row, panels, strict=True):
         methods = list(dict.fromkeys(p.method for p in points))
         ends = [p.bits for p in points if p.quantizer]
         grid = np.linspace(min(ends), max(ends), 400)
@@ -65,17 +50,14 @@ def rates_against_bits(path: Path, panels: Sequence[tuple[str, int, float, Seque
                     axes.axvline(rates.cube_bits(n, q), color=colour, linewidth=0.8, linestyle=":")
         if "dq-gd" in methods:
             axes.plot(grid, [rates.converse(kappa, b) for b in grid], "k:", linewidth=1, label="converse")
-        _finish(axes, title)
-    _save(figure, path)
+        report.finish(axes, title, *_LABELS)
+    report.save(figure, path)
 
 
 def cube_against_ball(path: Path, panels: Sequence[tuple[str, int, float, Sequence[Point]]]) -> None:
     """One panel a (title, n, κ, points): DQ-GD with both quantizers. Writes path.svg and path.png."""
-    plt = pyplot()
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False
-    )
-    for axes, (title, _, kappa, points) in zip(row[0], panels, strict=True):
+    figure, row = report.panels(len(panels))
+    for axes, (title, _, kappa, points) in zip(row, panels, strict=True):
         for kind, colour in (("cube", "tab:blue"), ("ball", "tab:purple")):
             own = [p for p in points if p.quantizer == kind]
             axes.plot([p.bits for p in own], [min(1, p.promised) for p in own], color=colour, linewidth=1)
@@ -83,8 +65,8 @@ def cube_against_ball(path: Path, panels: Sequence[tuple[str, int, float, Sequen
         ends = [p.bits for p in points if p.quantizer]
         grid = np.linspace(min(ends), max(ends), 400)
         axes.plot(grid, [rates.converse(kappa, bits) for bits in grid], "k:", linewidth=1, label="converse")
-        _finish(axes, title)
-    _save(figure, path)
+        report.finish(axes, title, *_LABELS)
+    report.save(figure, path)
 
 
 def bits_sent(path: Path, panels: Sequence[tuple[str, Sequence[Size]]]) -> None:
@@ -92,20 +74,16 @@ def bits_sent(path: Path, panels: Sequence[tuple[str, Sequence[Size]]]) -> None:
 
     Writes path.svg and path.png.
     """
-    plt = pyplot()
-    figure, row = plt.subplots(
-        1, len(panels), figsize=(6 * len(panels), 4.5), layout="constrained", squeeze=False
-    )
-    for axes, (title, sizes) in zip(row[0], panels, strict=True):
+    figure, row = report.panels(len(panels))
+    for axes, (title, sizes) in zip(row, panels, strict=True):
         for name, colour in zip(CODECS, ("tab:blue", "tab:green", "tab:purple"), strict=True):
             own = sorted((s for s in sizes if s.codec == name and s.converged == 1), key=lambda s: -s.q)
             x = [rates.cube_bits(s.n, s.q) for s in own]
             axes.plot(x, [s.body for s in own], "o-", color=colour, markersize=4, linewidth=1, label=name)
             axes.plot(x, [s.payload for s in own], ":", color=colour, linewidth=1)
-        _finish(axes, title)
-        axes.set_xlabel("log2(√n/q): the R of `uniform` for this q; dotted: with the header")
-        axes.set_ylabel("bit/coordinate, measured")
-    _save(figure, path)
+        x_label = "log2(√n/q): the R of `uniform` for this q; dotted: with the header"
+        report.finish(axes, title, x_label, "bit/coordinate, measured")
+    report.save(figure, path)
 
 
 def _circles(axes: Any, marks: Sequence[tuple[float, Point]], colour: str, label: str) -> None:
@@ -123,18 +101,3 @@ def _circles(axes: Any, marks: Sequence[tuple[float, Point]], colour: str, label
         linewidth=0.7,
         label=label,
     )
-
-
-def _finish(axes: Any, title: str) -> None:
-    axes.set_xlabel("R, bit/coordinate")
-    axes.set_ylabel("rate of convergence, clipped at 1")
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-
-
-def _save(figure: Any, path: Path) -> None:
-    for suffix in (".svg", ".png"):
-        target = path.with_suffix(suffix)
-        figure.savefig(target, dpi=150, metadata={"Date": None} if suffix == ".svg" else None)
-    pyplot().close(figure)

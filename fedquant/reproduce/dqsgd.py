@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedquant.reproduce import dqsgd_pictures as pictures
-from fedquant.reproduce import qcs_report as report
-from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce import report
 from fedquant.reproduce.dqsgd_runs import (
     FORGOTTEN,
     FULL,
@@ -26,6 +25,7 @@ from fedquant.reproduce.dqsgd_runs import (
     measured,
     train,
 )
+from fedquant.reproduce.report import Claim
 
 PAPER: Final = "“DQSGD: dynamic quantized stochastic gradient descent” (submitted to ICLR 2021)."
 FINE: Final = "QSGD (6 bits)"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from fedquant.engines.run import Row
-from fedquant.reproduce import qcs_report as report
+from fedquant.reproduce import report
 from fedquant.reproduce.dqsgd_runs import RATES, SCHEMES, SHOWN, Setting, measured
 
 COLOURS: Final = {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedquant.reproduce import qcs_report as report
-from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce import qcs_report, report
 from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, train
+from fedquant.reproduce.report import Claim
 
 SCENARIO: Final = "papers/qcs/cifar10"
 LABEL: Final = "CifarNet, Adam, 4 workers"
@@ -81,7 +81,7 @@ Command: `fedquant reproduce qcs-fig8{" --quick" if size is QUICK else ""}`
         for scheme, rounds in found.items()
     ]
     head = ["scheme", "gain", f"loss, round {rows[0][1]}", "loss at the end", "accuracy at the end, %"]
-    return report.write(
+    return qcs_report.write(
         out / "qcs-fig8.md",
         "QCS, Figure 8: CifarNet on CIFAR-10",
         text,

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fedquant.reproduce import qcs_report as report
-from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce import qcs_report, report
 from fedquant.reproduce.qcs_regression_runs import (
     BATCH,
     CURVES,
@@ -28,6 +27,7 @@ from fedquant.reproduce.qcs_regression_runs import (
     descend,
     schemes,
 )
+from fedquant.reproduce.report import Claim
 
 FAR: Final = 1e-6  # of the loss at the start, as TARGET
 COLOURS: Final = {
@@ -145,7 +145,7 @@ Command: `fedquant reproduce qcs-fig2{" --quick" if size is QUICK else ""}`
         "≥ 95 % converge up to μ",
         *(f"iterations, μ = {s:g}" for s in CURVES),
     ]
-    return report.write(
+    return qcs_report.write(
         path,
         "QCS, Figure 2: linear regression",
         settings,

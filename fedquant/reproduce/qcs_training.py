@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from fedquant.engines.run import Row
-from fedquant.reproduce import qcs_report as report
-from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce import qcs_report, report
 from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, schedule, train
+from fedquant.reproduce.report import Claim
 
 SCENARIO: Final = "papers/qcs/mnist"
 MODELS: Final = {"fc": "FC", "lenet5": "LeNet-5"}
@@ -209,7 +209,7 @@ Command: `fedquant reproduce qcs-fig6{" --quick" if size is QUICK else ""}`
         for scheme in STYLES
     ]
     losses = [(scheme, *(f"{_loss(found, case, scheme):.3g}" for case in cases)) for scheme in STYLES]
-    return report.write(
+    return qcs_report.write(
         path,
         "QCS, Figures 6 and 7: distributed training on MNIST",
         text,

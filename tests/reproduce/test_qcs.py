@@ -33,7 +33,7 @@ from fedquant.reproduce import (
     qcs_training,
     qcs_variance,
 )
-from fedquant.reproduce.dqgd import Claim
+from fedquant.reproduce.report import Claim
 from fedquant.scenario import load
 from fedquant.scenario.load import read
 
