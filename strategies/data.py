@@ -9,6 +9,7 @@ import numpy as np
 
 from fedquant.checkpoint import State
 from fedquant.codecs.dataq import DataQ
+from fedquant.codecs.gradcorr import Received
 from fedquant.codecs.grid import Quantized
 from fedquant.errors import CodecError
 from fedquant.kernels import rng
@@ -56,6 +57,10 @@ class DataStrategy(UplinkStrategy):
         fields: dict[str, Any] = {"drawn": drawn, "replayed": 0 if replayed is None else len(replayed)}
         if self.uplink.refine is not None:
             fields["refined"] = sum(map(len, finer))
+        if self.uplink.grad_corr is not None:
+            fields["clipped"] = sum(
+                g.correction is not None and g.correction.clipped for g in arrived.values()
+            )
         if self.uplink.cache:
             for sensor, got in arrived.items():
                 if len(got.samples):
@@ -67,8 +72,8 @@ class DataStrategy(UplinkStrategy):
         gradient, losses = self.trainer.gradient(batch, normalizer)
         for sensor, got in arrived.items():
             if got.correction is not None:
-                i, value = got.correction
-                gradient[i] += np.float32(value * counts[sensor] / normalizer)
+                share = counts[sensor] / normalizer
+                gradient[got.correction.i] += np.float32(got.correction.value * share)
         if new is not None:
             self.memory = self.uplink.selection.observe(self.memory, losses[: len(new)])
         self.trainer.step(gradient)
@@ -140,7 +145,7 @@ class _Arrived:
 
     samples: Dataset
     held: Quantized | None
-    correction: tuple[int, float] | None
+    correction: Received | None
     finer: tuple[Places, Quantized] | None
 
 

@@ -7,8 +7,8 @@ e ~ Bernoulli(Δ_i/2c + ½); the receiver takes Δ̂_i = (2e − 1)·c·h, and 0
 But ‖Δ̂‖₂ = h·c whatever Δ is. For a large model that is noise without use, unless m ~ h·√d: the paper's own
 runs with ResNet leave it out. It is for models of some hundred parameters.
 
-Body: C_z as float32 where it is estimated; then one little-endian integer, in its lowest bit e, above it i
-where that is sent.
+Body: C_z as float32 where it is estimated; then one little-endian integer, in its lowest bit e, in the next
+whether some |Δ_i| exceeds c (the correction is biased then), above them i where that is sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Final, Literal, final
+from typing import Annotated, ClassVar, Final, Literal, NamedTuple, final
 
 import numpy as np
 from pydantic import Field
@@ -41,6 +41,14 @@ class Correction:
     payload: bytes
     lipschitz: float
     clipped: int
+
+
+class Received(NamedTuple):
+    """Δ̂_i at i, the one coordinate that is not 0; whether the sender clipped some coordinate."""
+
+    i: int
+    value: float
+    clipped: bool
 
 
 @final
@@ -80,13 +88,13 @@ class GradCorr(Configured):
         i = _drawn(key, spec)
         p = 0.5 + 0.5 * min(1.0, max(-1.0, float(delta[i]) / c)) if c > 0 else 0.5
         e = int(float(rng.uniform(key, 1, 1)[0]) < p)
-        number = i << 1 | e if self.index == "sent" else e
+        clipped = int((np.abs(delta) > c).sum())
+        number = (i if self.index == "sent" else 0) << 2 | (clipped > 0) << 1 | e
         body = head + number.to_bytes(self._size(spec), "little")
-        payload = wire.frame(body, self.context(spec, key, NO_KNOBS))
-        return Correction(payload, lipschitz, int((np.abs(delta) > c).sum()))
+        return Correction(wire.frame(body, self.context(spec, key, NO_KNOBS)), lipschitz, clipped)
 
-    def decode(self, payload: bytes, spec: Spec, key: Key, bound: float) -> tuple[int, float]:
-        """(i, Δ̂_i) of a payload. Raises CodecError, and nothing else, for a bad one."""
+    def decode(self, payload: bytes, spec: Spec, key: Key, bound: float) -> Received:
+        """What a payload says. Raises CodecError, and nothing else, for a bad one."""
         data = wire.unframe(payload, self.context(spec, key, NO_KNOBS))
         at = 0 if self.lipschitz is not None else _FLOAT32.size
         if len(data) != at + self._size(spec) or not spec.size:
@@ -95,14 +103,14 @@ class GradCorr(Configured):
         if not 0 <= lipschitz < math.inf:
             raise CodecError(f"grad_corr: C_z = {lipschitz} is negative or not finite")
         number = int.from_bytes(data[at:], "little")
-        i = number >> 1 if self.index == "sent" else _drawn(key, spec)
-        if i >= spec.size or (self.index == "shared" and number > 1):
-            raise CodecError(f"grad_corr: {number} is no bit, or its index is not below {spec.size}")
+        i = number >> 2 if self.index == "sent" else _drawn(key, spec)
+        if i >= spec.size or (self.index == "shared" and number > 3):
+            raise CodecError(f"grad_corr: {number} is no two bits, or its index is not below {spec.size}")
         sign = 1 if number & 1 else -1
-        return i, sign * _reach(lipschitz, bound, spec) * spec.size
+        return Received(i, sign * _reach(lipschitz, bound, spec) * spec.size, bool(number & 2))
 
     def _size(self, spec: Spec) -> int:
-        return (1 + (spec.size - 1).bit_length() + 7) // 8 if self.index == "sent" else 1
+        return (2 + (spec.size - 1).bit_length() + 7) // 8 if self.index == "sent" else 1
 
 
 def _reach(lipschitz: float, bound: float, spec: Spec) -> float:

@@ -115,6 +115,11 @@ def test_a_correction_is_one_bit_a_batch(tmp_path: Path) -> None:
     # 18 bits name one of 210,183 coordinates; the estimated C_z is a float32
     assert [c["uplink_bytes"] - a["uplink_bytes"] for a, _, c in rows] == [16 * (5 + 4 + 3)] * 3
     assert without.downlink_bytes == 0 < shared.downlink_bytes
+    assert "clipped" not in without.rounds[0]
+    assert {row["clipped"] for row in sent.rounds} == {0}  # an estimate does not clip its own batch
+    small = {**plain, "grad_corr": {"lipschitz": 1e-9}}
+    clipped = fedquant.run("wearables", {**QUICK, "uplink": small}, out=tmp_path / "d")
+    assert {row["clipped"] for row in clipped.rounds} == {16}
     models = [next(iter(run.model().values())).numpy() for run in (without, shared)]
     assert not np.array_equal(*models)
 
