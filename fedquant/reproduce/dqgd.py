@@ -192,7 +192,8 @@ def _transition(setting: Setting, exact: str, name: str) -> list[Claim]:
 def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int, command: str) -> list[str]:
     lines = ["# Differentially quantized gradient descent: Figure 3", ""]
     lines += [
-        f"Least squares, {count} instances a point; rate = (‖x̂_T − x*‖/‖x̂_0 − x*‖)^(1/T), clipped at 1,",
+        f"Least squares, {count} instances a point (seed {SEED.seed}; vectors of random direction: "
+        f"{dqgd_bits.KEY.seed}); rate = (‖x̂_T − x*‖/‖x̂_0 − x*‖)^(1/T), clipped at 1,",
         "T the first iteration with r_T ≤ 1e-12·r_0. Theory's rates are of the worst case as T → ∞:",
         "instances may be faster, and a finite T slower. “T → ∞” marks rates down to r_T ≤ 1e-140·r_0,",
         "of the same problems moved to x* = 0. What counts as equal is said in brackets.",

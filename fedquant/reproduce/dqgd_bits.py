@@ -35,7 +35,7 @@ CODECS: Final[dict[str, Callable[[float], Codec]]] = {
 SPHERES: Final = (8, 16, 32, 64, 128, 1_000, 10_000)
 """Dimensions of vectors of random direction."""
 
-_KEY: Final = Key(2022)
+KEY: Final = Key(2022)
 
 
 @final
@@ -88,7 +88,7 @@ class Metered:
             self.reach.append(float(np.linalg.norm(row) / side))
             knobs = range_knob(float(side))
             for name, codec in self._codecs.items():
-                self.bytes[name].append(len(codec.encode(row, self._spec, _KEY, knobs=knobs)[0]))
+                self.bytes[name].append(len(codec.encode(row, self._spec, KEY, knobs=knobs)[0]))
         return p
 
     def sizes(self, problem: str, converged: float, equal: float) -> Iterator[Size]:
@@ -123,7 +123,7 @@ def on_spheres(sizes: Sequence[int], kappa: float, count: int) -> Iterator[Size]
     """Vectors of random direction, ‖u‖₂ = r and r/2, at the first whole R at which DQ-GD loses nothing."""
     for n in sizes:
         bits = float(math.ceil(rates.cube_bits(n, rates.lossless("dq-gd", kappa))))
-        x = normal(_KEY.fold(stream=1), (count, n))
+        x = normal(KEY.fold(stream=1), (count, n))
         for reach in (1.0, 0.5):
             metered = Metered(Cube(n, bits), n, bits, [PLAIN, CODED])
             # just below: rounded, the norm must not pass r
