@@ -163,6 +163,18 @@ def megabits(n: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def _payloads(found: Comparison) -> str:
+    """How large they are: what h/d decides."""
+    sizes = []
+    for scheme in ("DataQ", *GAINS):
+        value = 8 * found.lines[scheme].uplink / found.scenario.training.rounds / 1e3
+        sizes.append(f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+    batch, *gradients = (f"{size} kbit" for size in sizes)
+    return (
+        f"A batch takes {batch} with DataQ, a gradient {' and '.join(gradients)} with {' and '.join(GAINS)}."
+    )
+
+
 # ---- the report
 
 
@@ -206,7 +218,7 @@ Command: `fedquant reproduce daqusgd-fig4{" --quick" if quick else ""}`
             "",
             *_table(comparison),
             "",
-            f"Sent with selection, epoch by epoch: {shares} of the samples.",
+            f"Sent with selection, epoch by epoch: {shares} of the samples. {_payloads(comparison)}",
         ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -19,9 +19,15 @@ class Claim(NamedTuple):
 
 
 def panels(count: int) -> tuple[Any, Sequence[Any]]:
-    """A figure and its axes, side by side. Raises ConfigError without matplotlib."""
-    figure, row = pyplot().subplots(1, count, figsize=(5.5 * count, 4.2), layout="constrained", squeeze=False)
-    return figure, row[0]
+    """A figure and its axes, up to four side by side. Raises ConfigError without matplotlib."""
+    rows = -(-count // 4)
+    columns = -(-count // rows)
+    figure, axes = pyplot().subplots(
+        rows, columns, figsize=(5.5 * columns, 4.2 * rows), layout="constrained", squeeze=False
+    )
+    for unused in axes.flat[count:]:
+        unused.set_axis_off()
+    return figure, axes.flat[:count]
 
 
 def finish(axes: Any, title: str, x: str, y: str) -> None:
