@@ -39,26 +39,26 @@ class Plan:
     @cached_property
     def data_spec(self) -> DataSpec:
         """What a data payload may hold at most."""
-        return DataSpec(self.task.shape, self.scenario.training.batch_size, self.task.n_classes)
+        return DataSpec(self.task.shape, self.scenario.training.batch_size, self.task.labels)
 
     @cached_property
     def sampling(self) -> Sampling:
-        """Which samples a round uses."""
+        """Which samples a turn uses."""
         training = self.scenario.training
         return Sampling(training.sampling, training.epoch_rounds)
 
     @cached_property
-    def _sample_rounds(self) -> int:
-        """Turns of a sensor over which it spreads its samples."""
+    def _turns(self) -> int:
+        """Over how many turns a sensor spreads its samples."""
         participation, given = self.scenario.participation, self.sampling.epoch_rounds
         if given is not None and participation.scheme == "turns":
             return max(1, given // participation.rounds)
-        return self.sampling.rounds_per_epoch(self.federation.sizes, self.scenario.training.batch_size)
+        return self.sampling.turns_per_epoch(self.federation.sizes, self.scenario.training.batch_size)
 
     @cached_property
     def epoch_rounds(self) -> int:
         """Rounds of an epoch: a pass over all sensors and their samples, or as many as the scenario says."""
-        return self.sampling.epoch_rounds or self._sample_rounds * self.scenario.participation.rounds
+        return self.sampling.epoch_rounds or self._turns * self.scenario.participation.rounds
 
     def epoch(self, round: int) -> int:
         """The epoch, from 0, of a round."""
@@ -72,10 +72,10 @@ class Plan:
         return self.sampling.batch(
             self.scenario.key,
             sensor=sensor,
-            round=turn,
+            turn=turn,
             n=self.federation.sizes[sensor],
             batch_size=self.scenario.training.batch_size,
-            rounds_per_epoch=self._sample_rounds,
+            turns_per_epoch=self._turns,
         )
 
     def local_batches(self, sensor: int, round: int) -> list[npt.NDArray[np.int64]]:

@@ -74,6 +74,8 @@ class _RoundLines(logging.StreamHandler):  # type: ignore[type-arg]
             record.msg, record.args = "round %d, uplink %d B", (row["round"], row["uplink_total"])
             if "test_accuracy" in row:
                 record.msg += f", accuracy {row['test_accuracy']:.3f}"
+            elif "test_loss" in row:
+                record.msg += f", test loss {row['test_loss']:.4g}"
             if "relative_error" in row:
                 record.msg += f", relative error {row['relative_error']:.2e}"
         super().emit(record)

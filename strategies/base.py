@@ -65,7 +65,7 @@ class UplinkStrategy(RoundStrategy):
         return {"epoch": self.plan.epoch(round), "learning_rate": self.trainer.learning_rate}
 
     def evaluate(self, round: int) -> dict[str, float]:
-        """Loss and accuracy on the test set."""
+        """The loss on the test set, and the accuracy where the task has one."""
         training = self.scenario.training
         if round % training.evaluate_every and round != training.rounds:
             return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ class Cache:
 
     def __init__(self) -> None:
         self._x: npt.NDArray[np.float32] = np.zeros((0,), np.float32)
-        self._y: npt.NDArray[np.int64] = np.zeros((0,), np.int64)
+        self._y: npt.NDArray[Any] = np.zeros((0,), np.int64)  # of the first labels' type from then on
         self._size = 0
         self._rows: dict[int, list[int]] = {}
         self._held: dict[int, Quantized] = {}

@@ -115,7 +115,7 @@ class DataStrategy(UplinkStrategy):
             held, y = uplink.codec.decode_levels(parts[Purpose.DATA], plan.data_spec, key, knobs)
             samples = Dataset(held.samples().reshape(-1, *shape), y)
         else:
-            samples = Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, np.int64))
+            samples = Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, plan.data_spec.label_type))
         if uplink.grad_corr is not None and held is not None:
             key = plan.up(round, sensor, Purpose.CORRECTION)
             body = parts[Purpose.CORRECTION]

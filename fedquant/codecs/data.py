@@ -36,6 +36,11 @@ class DataSpec:
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
+    def label_type(self) -> np.dtype[Any]:
+        """int64 of classes, or the targets' own."""
+        return np.dtype(self.labels if isinstance(self.labels, str) else np.int64)
+
+    @property
     def identity(self) -> str:
         """Text that enters every payload's checksum."""
         return f"{'x'.join(map(str, self.shape))} {self.max_samples} {self.labels}"
@@ -98,7 +103,7 @@ def _check_labels(name: str, labels: Array, n: int, spec: DataSpec) -> Array:
         raise CodecError(f"{name}: labels of shape {list(labels.shape)}, expected [{n}]")
     if isinstance(spec.labels, str):
         with np.errstate(over="ignore"):  # an overflow is refused below
-            targets = labels.astype(spec.labels)
+            targets = labels.astype(spec.label_type)
         if not np.isfinite(targets).all():
             raise CodecError(f"{name}: a label does not fit {spec.labels}")
         return targets

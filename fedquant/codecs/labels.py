@@ -12,14 +12,14 @@ from fedquant.kernels import pack
 def labels_size(n: int, spec: DataSpec) -> int:
     """Bytes that the labels of n samples take."""
     if isinstance(spec.labels, str):
-        return n * np.dtype(spec.labels).itemsize
+        return n * spec.label_type.itemsize
     return pack.radix_size(n, spec.labels)
 
 
 def pack_labels(labels: Array, spec: DataSpec) -> bytes:
     """The bytes of checked labels."""
     if isinstance(spec.labels, str):
-        return labels.astype(np.dtype(spec.labels).newbyteorder("<")).tobytes()
+        return labels.astype(spec.label_type.newbyteorder("<")).tobytes()
     return pack.pack_radix(labels, spec.labels)
 
 
@@ -28,7 +28,7 @@ def unpack_labels(data: bytes, n: int, spec: DataSpec) -> Array:
     if isinstance(spec.labels, str):
         if len(data) != labels_size(n, spec):
             raise CodecError(f"labels: {len(data)} bytes, expected {labels_size(n, spec)}")
-        targets = np.frombuffer(data, np.dtype(spec.labels).newbyteorder("<")).astype(spec.labels)
+        targets = np.frombuffer(data, spec.label_type.newbyteorder("<")).astype(spec.label_type)
         if not np.isfinite(targets).all():
             raise CodecError("labels: a target is not finite")
         return targets

@@ -10,22 +10,21 @@ from fedquant.engines.run import Result, Row
 def said(row: Row) -> str:
     """A round in a few words; nothing for one that was not evaluated."""
     sent = f"round {row['round']}, uplink {size(row['uplink_total'])}"
-    if "relative_error" in row:
-        return f"{sent}, relative error {row['relative_error']:.1e}"
-    return f"{sent}, accuracy {row['test_accuracy']:.1%}" if "test_accuracy" in row else ""
+    what, quality = _quality(row, digits=1)
+    return f"{sent}, {what} {quality}" if what else ""
 
 
 def table(result: Result, title: str) -> Table:
-    """About ten rounds of a run, and the last: accuracies, or errors where it descended."""
+    """About ten rounds of a run, and the last: accuracies, errors of a descent, losses of a regression."""
     descent = "relative_error" in result.rounds[-1]
     last = ("range",) if descent else ("samples sent",)
-    what = "relative error" if descent else "accuracy"
+    what, _ = _quality(result.rounds[-1])
     out = Table("round", what, "uplink", "downlink", *last, title=title, caption=_ending(result.rounds[-1]))
-    measured = [row for row in result.rounds if descent or "test_accuracy" in row]
+    measured = [row for row in result.rounds if _quality(row)[0]]
     step = max(1, len(measured) // 10)
     for row in [*measured[:-1:step], measured[-1]]:
         sent = sum(r["samples"] for r in result.rounds[: row["round"]])
-        quality = f"{row['relative_error']:.2e}" if descent else f"{row['test_accuracy']:.1%}"
+        _, quality = _quality(row)
         end = _range(row["range"]) if descent else str(sent)
         out.add_row(str(row["round"]), quality, size(row["uplink_total"]), size(row["downlink_total"]), end)
     return out
@@ -39,6 +38,15 @@ def size(n: int) -> str:
             break
         value /= 1000
     return f"{n} B" if unit == "B" else f"{value:.3g} {unit}"
+
+
+def _quality(row: Row, digits: int = 2) -> tuple[str, str]:
+    """(what a round tells of the model, its value); two empty texts where it was not evaluated."""
+    if "relative_error" in row:
+        return "relative error", f"{row['relative_error']:.{digits}e}"
+    if "test_accuracy" in row:
+        return "accuracy", f"{row['test_accuracy']:.1%}"
+    return ("test loss", f"{row['test_loss']:.4g}") if "test_loss" in row else ("", "")
 
 
 def _range(r: float | None) -> str:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from fedquant.errors import DataError
 from fedquant.keys import Key
 
 Indices = npt.NDArray[np.int64]
+Targets = Literal["float16", "float32"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +58,15 @@ class Lazy:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Samples `x: float32[n, *shape]` (int64 where they are tokens) and their labels `y: int64[n]`.
+    """Samples `x: float32[n, *shape]` (int64 where they are tokens) and their labels `y`.
 
+    y: int64[n] where they are classes, float16[n] or float32[n] where they are targets of a regression.
     The x of a whole federation may be `Lazy`; what `take` gives is an array always.
     Raises DataError where their numbers differ.
     """
 
     x: npt.NDArray[Any]
-    y: npt.NDArray[np.int64]
+    y: npt.NDArray[Any]
 
     def __post_init__(self) -> None:
         if len(self.x) != len(self.y):
@@ -132,7 +134,12 @@ class Task(ABC):
     @property
     @abstractmethod
     def n_classes(self) -> int:
-        """How many labels there are."""
+        """How many labels there are; 0 where they are no classes."""
+
+    @property
+    def labels(self) -> int | Targets:
+        """What a label is: one of as many classes, or a target of that type."""
+        return self.n_classes
 
     @abstractmethod
     def load(self, key: Key) -> Federation:
@@ -150,13 +157,40 @@ class Task(ABC):
         """float32[n]: the cross entropy of each sample, in nat."""
         return functional.cross_entropy(outputs, targets, reduction="none")
 
-    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> float:
-        """The share of samples classified correctly, in [0, 1]."""
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> float | None:
+        """The share of samples classified correctly, in [0, 1]; None for a task without accuracy."""
         return float((outputs.argmax(dim=1) == targets).double().mean())
 
 
+class Regression(Task):
+    """A task whose labels are numbers, kept and sent in 16 or 32 bits; it has a loss and no accuracy.
+
+    Its model gives float32[n].
+    """
+
+    targets: Targets
+
+    @property
+    def n_classes(self) -> int:
+        return 0
+
+    @property
+    def labels(self) -> Targets:
+        return self.targets
+
+    def losses(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """float32[n]: the squared error of each sample."""
+        return functional.mse_loss(outputs, targets.float(), reduction="none")
+
+    def score(self, outputs: torch.Tensor, targets: torch.Tensor) -> None:
+        return None
+
+
 def load(task: Task, key: Key) -> Federation:
-    """`task.load(key)`, read only and remembered by the process for (task, key.seed)."""
+    """`task.load(key)`, read only and remembered by the process for (task, key.seed).
+
+    Raises DataError, also for labels that are not of the task's type.
+    """
     return _load(task, key.seed)
 
 
@@ -164,6 +198,10 @@ def load(task: Task, key: Key) -> Federation:
 def _load(task: Task, seed: int) -> Federation:
     federation = task.load(Key(seed))
     for data in (federation.train, federation.test):
+        if data.y.dtype != (wanted := np.dtype(task.labels if isinstance(task.labels, str) else np.int64)):
+            raise DataError(
+                f"{task.name}: the labels are {data.y.dtype}, expected {wanted}; load them as such"
+            )
         if not isinstance(data.x, Lazy):
             data.x.setflags(write=False)
         data.y.setflags(write=False)

@@ -125,7 +125,7 @@ def local_update(
 
 
 def evaluate(model: nn.Module, task: Task, data: Dataset, batch: int = 1024) -> dict[str, float]:
-    """The mean "loss" (nat) and "accuracy" in [0, 1]; batch: as for `losses`.
+    """The mean "loss", and "accuracy" in [0, 1] where the task has one; batch: as for `losses`.
 
     Raises DataError without data.
     """
@@ -133,7 +133,8 @@ def evaluate(model: nn.Module, task: Task, data: Dataset, batch: int = 1024) -> 
         raise DataError("evaluate: the data set is empty; give at least one sample")
     outputs, targets = _outputs(model, data, batch)
     loss = float(task.losses(outputs, targets).double().mean())
-    return {"loss": loss, "accuracy": task.score(outputs, targets)}
+    accuracy = task.score(outputs, targets)
+    return {"loss": loss} if accuracy is None else {"loss": loss, "accuracy": accuracy}
 
 
 def _parameters(model: nn.Module) -> list[nn.Parameter]:

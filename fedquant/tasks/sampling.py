@@ -1,4 +1,4 @@
-"""Which of a sensor's samples a round uses: a pure function, so that the server can repeat it."""
+"""Which of a sensor's samples it uses in its turn: a pure function, so that the server can repeat it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from fedquant.keys import Key, Purpose
 
 @dataclass(frozen=True)
 class Sampling:
-    """random: a fresh draw each round; epochs: each sample once an epoch; stream: in time order.
+    """random: a fresh draw each turn; epochs: each sample once an epoch; stream: in time order.
 
-    epoch_rounds: rounds of an epoch; by default as many as the largest sensor needs. With fewer, a
-    round's share of the samples exceeds the batch and the rest of it is left out.
+    A turn is a round that the sensor takes part in, or one of its local steps.
+    epoch_rounds: rounds of an epoch; by default so many that the largest sensor gets all its turns. With
+    fewer, a turn's share of the samples exceeds the batch and the rest of it is left out.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -27,8 +28,8 @@ class Sampling:
     scheme: Literal["random", "epochs", "stream"] = "random"
     epoch_rounds: Annotated[int, Field(ge=1)] | None = None
 
-    def rounds_per_epoch(self, sizes: Sequence[int], batch_size: int) -> int:
-        """Rounds of an epoch, for sensors with `sizes` samples."""
+    def turns_per_epoch(self, sizes: Sequence[int], batch_size: int) -> int:
+        """Turns of an epoch, for sensors with `sizes` samples that take part in every round."""
         return self.epoch_rounds or max(1, -(-max(sizes) // batch_size))
 
     def epoch(self, round: int, rounds_per_epoch: int) -> int:
@@ -36,25 +37,25 @@ class Sampling:
         return (round - 1) // rounds_per_epoch
 
     def batch(
-        self, key: Key, *, sensor: int, round: int, n: int, batch_size: int, rounds_per_epoch: int
+        self, key: Key, *, sensor: int, turn: int, n: int, batch_size: int, turns_per_epoch: int
     ) -> npt.NDArray[np.int64]:
-        """int64[k], k <= batch_size: which of the sensor's n samples the round uses.
+        """int64[k], k <= batch_size: which of the sensor's n samples its turn uses.
 
         key: the run's. A stream that has ended, or a small sensor's share of a long epoch, is
-        empty. Raises ValueError for a round before the first.
+        empty. Raises ValueError for a turn before the first.
         """
-        if round < 1:
-            raise ValueError(f"sampling: round={round}: rounds count from 1")
+        if turn < 1:
+            raise ValueError(f"sampling: turn={turn}: turns count from 1")
         match self.scheme:
             case "random":
-                key = key.fold(round=round, sensor=sensor, purpose=Purpose.BATCH)
+                key = key.fold(round=turn, sensor=sensor, purpose=Purpose.BATCH)
                 return rng.choice(key, n, min(batch_size, n))
             case "epochs":
-                epoch, position = divmod(round - 1, rounds_per_epoch)
+                epoch, position = divmod(turn - 1, turns_per_epoch)
                 key = key.fold(round=epoch, sensor=sensor, purpose=Purpose.BATCH)
-                start = position * n // rounds_per_epoch
-                stop = (position + 1) * n // rounds_per_epoch
+                start = position * n // turns_per_epoch
+                stop = (position + 1) * n // turns_per_epoch
                 return rng.permutation(key, n)[start:stop][:batch_size]
             case "stream":
-                first = (round - 1) * batch_size
+                first = (turn - 1) * batch_size
                 return np.arange(min(first, n), min(first + batch_size, n), dtype=np.int64)

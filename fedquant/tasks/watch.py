@@ -7,10 +7,11 @@ notice of its licence is in `data/LICENSE.watch`.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ from fedquant.tasks.base import Dataset, Federation, Task
 from fedquant.tasks.models import Norm, WatchCNN
 from fedquant.tasks.partition import by_id
 
+Counts = npt.NDArray[np.integer]
+I64 = npt.NDArray[np.int64]
+
 RATE: Final = 50  # Hz
 
 
@@ -31,10 +35,10 @@ class Recordings:
     """`samples: int16[n, axes]`, one recording after another; the rest int64, one a recording."""
 
     samples: npt.NDArray[np.int16]
-    ends: npt.NDArray[np.int64]
-    label: npt.NDArray[np.int64]
-    subject: npt.NDArray[np.int64]
-    side: npt.NDArray[np.int64]
+    ends: I64
+    label: I64
+    subject: I64
+    side: I64
     classes: tuple[str, ...]
 
 
@@ -56,27 +60,22 @@ def recordings() -> Recordings:
 
 
 @dataclass(frozen=True)
-class Watch(Task):
+class Windows(Task):
     """Windows of the recordings: one sensor per (subject, side), and held-out subjects as the test.
 
     window: s; overlap: the share of a window that the next one repeats.
     fold: which of the `folds` groups of subjects is held out. Raises ConfigError for one too high.
     """
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    name: ClassVar[str] = "watch"
-
     window: Annotated[float, Field(ge=0.5, le=10)] = 2.0
     overlap: Annotated[float, Field(ge=0, le=0.95)] = 0.5
     folds: Annotated[int, Field(ge=2, le=10)] = 5
     fold: Annotated[int, Field(ge=0)] = 0
-    model: Literal["cnn"] = "cnn"
-    norm: Norm = "group"
 
     def __post_init__(self) -> None:
         if not 0 <= self.fold < self.folds:
             raise ConfigError(
-                f"watch: fold={self.fold} does not exist: with folds={self.folds} it is one of "
+                f"{self.name}: fold={self.fold} does not exist: with folds={self.folds} it is one of "
                 f"0 to {self.folds - 1}"
             )
 
@@ -88,12 +87,8 @@ class Watch(Task):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Axes and samples of a window."""
-        return recordings().samples.shape[1], self._length
-
-    @property
-    def n_classes(self) -> int:
-        return len(recordings().classes)
+        """Channels and samples of a window."""
+        return self._signal().shape[1], self._length
 
     @property
     def held_out(self) -> tuple[int, ...]:
@@ -108,8 +103,10 @@ class Watch(Task):
         order = np.lexsort((starts, r.side[recording], r.subject[recording]))
         starts, recording = starts[order], recording[order]
         test = np.isin(r.subject[recording], self.held_out)
-        x = self._standardized()[starts[:, None] + np.arange(self._length)]
-        windows = Dataset(np.ascontiguousarray(x.transpose(0, 2, 1)), r.label[recording])
+        signal = self._standardized()
+        x = signal[starts[:, None] + np.arange(self._length)]
+        y = self._labels(signal, starts + self._length, recording)
+        windows = Dataset(np.ascontiguousarray(x.transpose(0, 2, 1)), y)
         sensor = 2 * r.subject[recording] + r.side[recording]
         return Federation(
             windows.take(np.flatnonzero(~test)),
@@ -117,31 +114,64 @@ class Watch(Task):
             by_id(sensor[~test]),
         )
 
-    def build_model(self) -> nn.Module:
-        return WatchCNN(channels=self.shape[0], classes=self.n_classes, norm=self.norm)
+    @abstractmethod
+    def _signal(self) -> Counts:
+        """integer[n, channels]: what windows are cut from, of all recordings."""
+
+    @abstractmethod
+    def _labels(self, signal: npt.NDArray[np.float32], ends: I64, recording: I64) -> npt.NDArray[Any]:
+        """Those of windows of the standardized signal that end before `ends` in their recordings."""
+
+    @property
+    def _beyond(self) -> int:
+        """Samples that a recording must have beyond a window's end."""
+        return 0
 
     @property
     def _length(self) -> int:
         return round(self.window * RATE)
 
-    def _windows(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _windows(self) -> tuple[I64, I64]:
         """First sample and recording of each window; none crosses the end of a recording."""
         ends = recordings().ends
         begins = np.concatenate(([0], ends[:-1]))
         step = max(1, round(self._length * (1 - self.overlap)))
-        starts = [
-            np.arange(begin, end - self._length + 1, step) for begin, end in zip(begins, ends, strict=True)
-        ]
+        lasts = ends - self._length - self._beyond
+        starts = [np.arange(begin, last + 1, step) for begin, last in zip(begins, lasts, strict=True)]
         return np.concatenate(starts), np.repeat(np.arange(len(ends)), [len(s) for s in starts])
 
     def _standardized(self) -> npt.NDArray[np.float32]:
-        """float32[n, axes]: all samples with the training subjects' mean 0 and deviation 1.
+        """float32[n, channels]: the signal with the training subjects' mean 0 and deviation 1.
 
         Counts of the converter will do: their unit cancels, and their integer sums are exact.
         """
-        r = recordings()
+        r, signal = recordings(), self._signal()
         lengths = np.diff(r.ends, prepend=0)
-        known = r.samples[np.repeat(~np.isin(r.subject, self.held_out), lengths)].astype(np.int64)
+        known = signal[np.repeat(~np.isin(r.subject, self.held_out), lengths)].astype(np.int64)
         mean = known.mean(axis=0)
         deviation = np.sqrt((known * known).sum(axis=0) / len(known) - mean * mean)
-        return np.asarray((r.samples - mean) / deviation, dtype=np.float32)
+        return np.asarray((signal - mean) / deviation, dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class Watch(Windows):
+    """Which exercise a window of all six axes shows."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: ClassVar[str] = "watch"
+
+    model: Literal["cnn"] = "cnn"
+    norm: Norm = "group"
+
+    @property
+    def n_classes(self) -> int:
+        return len(recordings().classes)
+
+    def build_model(self) -> nn.Module:
+        return WatchCNN(channels=self.shape[0], classes=self.n_classes, norm=self.norm)
+
+    def _signal(self) -> Counts:
+        return recordings().samples
+
+    def _labels(self, signal: npt.NDArray[np.float32], ends: I64, recording: I64) -> I64:
+        return recordings().label[recording]

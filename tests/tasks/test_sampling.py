@@ -16,10 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def batch(
-    scheme: str, round: int, n: int, size: int, epoch: int = 1, sensor: int = 0, key: Key = KEY
+    scheme: str, turn: int, n: int, size: int, epoch: int = 1, sensor: int = 0, key: Key = KEY
 ) -> list[int]:
     sampling = TypeAdapter(Sampling).validate_python({"scheme": scheme})
-    chosen = sampling.batch(key, sensor=sensor, round=round, n=n, batch_size=size, rounds_per_epoch=epoch)
+    chosen = sampling.batch(key, sensor=sensor, turn=turn, n=n, batch_size=size, turns_per_epoch=epoch)
     assert chosen.dtype == np.int64
     return chosen.tolist()
 
@@ -40,18 +40,18 @@ def test_random_draws_without_replacement_and_afresh() -> None:
 
 
 def test_random_is_uniform() -> None:
-    """4,000 rounds of 5 of 20: each sample 1,000 times, deviation √(4000·¼·¾) = 27; 5 sigma."""
+    """4,000 turns of 5 of 20: each sample 1,000 times, deviation √(4000·¼·¾) = 27; 5 sigma."""
     counts = np.zeros(20)
-    for round in range(1, 4001):
-        counts[batch("random", round, 20, 5)] += 1
+    for turn in range(1, 4001):
+        counts[batch("random", turn, 20, 5)] += 1
     assert abs(counts - 1000).max() < 5 * 27.4
 
 
 @pytest.mark.parametrize("n", [1, 7, 99, 100, 101, 160])
 def test_epochs_use_each_sample_once(n: int) -> None:
-    rounds = Sampling("epochs").rounds_per_epoch([160, n], 16)
-    assert rounds == 10
-    epochs = [[batch("epochs", e * rounds + r + 1, n, 16, rounds) for r in range(rounds)] for e in range(2)]
+    turns = Sampling("epochs").turns_per_epoch([160, n], 16)
+    assert turns == 10
+    epochs = [[batch("epochs", e * turns + t + 1, n, 16, turns) for t in range(turns)] for e in range(2)]
     for parts in epochs:
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
         assert sorted(i for part in parts for i in part) == list(range(n))
@@ -60,26 +60,26 @@ def test_epochs_use_each_sample_once(n: int) -> None:
 
 
 def test_short_epochs_are_capped_at_the_batch() -> None:
-    parts = [batch("epochs", r, 100, 16, 2) for r in (1, 2)]
+    parts = [batch("epochs", t, 100, 16, 2) for t in (1, 2)]
     assert [len(p) for p in parts] == [16, 16]
     assert len(set(parts[0] + parts[1])) == 32
 
 
 def test_stream_runs_once_in_time_order() -> None:
-    assert [batch("stream", r, 10, 4) for r in (1, 2, 3, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], []]
+    assert [batch("stream", t, 10, 4) for t in (1, 2, 3, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], []]
 
 
 def test_epochs_of_rounds() -> None:
     sampling = Sampling("epochs")
-    assert sampling.rounds_per_epoch([3, 33, 5], 16) == 3
-    assert sampling.rounds_per_epoch([32], 16) == 2
-    assert Sampling("epochs", epoch_rounds=7).rounds_per_epoch([1000], 16) == 7
+    assert sampling.turns_per_epoch([3, 33, 5], 16) == 3
+    assert sampling.turns_per_epoch([32], 16) == 2
+    assert Sampling("epochs", epoch_rounds=7).turns_per_epoch([1000], 16) == 7
     assert [sampling.epoch(r, 3) for r in (1, 2, 3, 4, 6, 7)] == [0, 0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("scheme", ["random", "epochs", "stream"])
-def test_rounds_count_from_one(scheme: str) -> None:
-    with pytest.raises(ValueError, match="round=0"):
+def test_turns_count_from_one(scheme: str) -> None:
+    with pytest.raises(ValueError, match="turn=0"):
         batch(scheme, 0, 10, 4)
 
 

@@ -1,4 +1,4 @@
-"""Convolutions over time, for the watch: small enough to train on one core."""
+"""Models of windows of the watch: small enough to train on one core."""
 
 from __future__ import annotations
 
@@ -31,6 +31,18 @@ class WatchCNN(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.classifier(self.features(x).mean(dim=2))
         return logits
+
+
+class WatchMLP(nn.Sequential):
+    """Hidden layers of 64 and 32: float32[n, 1, samples] to a number each, float32[n]."""
+
+    def __init__(self, samples: int = 50) -> None:
+        super().__init__(
+            nn.Flatten(),
+            nn.Linear(samples, 64), nn.ReLU(),
+            nn.Linear(64, 32), nn.ReLU(),
+            nn.Linear(32, 1), nn.Flatten(0),
+        )  # fmt: skip
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int, stride: int, norm: Norm) -> list[nn.Module]:
