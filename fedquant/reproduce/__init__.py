@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from fedquant.errors import ConfigError, suggest
+from fedquant.folder import writable
 from fedquant.machine import describe
 
 EXPERIMENTS: Final = {
@@ -33,13 +34,14 @@ def reproduce(
 ) -> Path:
     """Runs an experiment into the folder `out`; its report, which ends with date and machine.
 
-    Raises ConfigError for an unknown name.
+    Raises ConfigError for an unknown name, and a folder that cannot be written.
     """
     if name not in EXPERIMENTS:
         raise ConfigError(f"unknown experiment {name!r}: {suggest(name, EXPERIMENTS)}")
     module = importlib.import_module(EXPERIMENTS[name])
     if matrix is not None and not name.startswith("dqgd"):
         raise ConfigError(f"{name}: takes no matrix")
+    writable(out, "--out")
     more = {} if matrix is None else {"matrix": matrix}
     report: Path = module.run(out, quick=quick, say=say, **more)
     with report.open("a", encoding="utf-8") as file:

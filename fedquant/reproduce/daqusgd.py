@@ -193,33 +193,18 @@ take a GPU.
 
 Command: `fedquant reproduce daqusgd-fig4{" --quick" if quick else ""}`
 """
-    lines = [
-        "# DaQuSGD, Figure 4: accuracy against uplink bits",
-        "",
-        PAPER,
-        "",
-        *text.strip().splitlines(),
-        "",
-        "![accuracy against bits](daqusgd-fig4.svg)",
-        "",
-        "![gain by h/d](daqusgd-gain.svg)",
-    ]
+    blocks: list[str | list[str]] = ["![accuracy against bits](daqusgd-fig4.svg)"]
+    blocks += ["![gain by h/d](daqusgd-gain.svg)"]
     if quick:
-        lines += ["", "**Quick: one seed and fewer rounds.**"]
+        blocks += ["**Quick: one seed and fewer rounds.**"]
     if grown := growth(found):
-        lines += ["", "## Over model sizes", "", *report.verdicts(grown)]
+        blocks += ["## Over model sizes", report.verdicts(grown)]
     for comparison in found:
         shares = ", ".join(f"{100 * s:.3g} %" for s in comparison.sent())
-        lines += [
-            "",
+        blocks += [
             f"## {comparison.label}: h = {comparison.model_size:,}, d = {comparison.sample_size:,}",
-            "",
-            *report.verdicts(claims(comparison)),
-            "",
-            *_table(comparison),
-            "",
+            report.verdicts(claims(comparison)),
+            _table(comparison),
             f"Sent with selection, epoch by epoch: {shares} of the samples. {_payloads(comparison)}",
         ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return report.write(path, "DaQuSGD, Figure 4: accuracy against uplink bits", PAPER, text, *blocks)

@@ -88,7 +88,6 @@ def run(
         sizes += dqgd_bits.along(label, sample, RATES[:: 2 if quick else 1])
     spheres = list(dqgd_bits.on_spheres(dqgd_bits.SPHERES, KAPPA, 5 if quick else 50))
     say("pictures and tables")
-    out.mkdir(parents=True, exist_ok=True)
     for name, methods in (("dqgd-fig3", GRADIENT), ("dqgd-momentum", MOMENTUM)):
         panels = [(s.label, s.n, s.kappa, [p for p in s.points if p.method in methods]) for s in settings]
         pictures.rates_against_bits(out / name, panels)
@@ -98,12 +97,10 @@ def run(
     sent = [(label, [s for s in sizes if s.problem == label]) for label in problems]
     pictures.bits_sent(out / "dqgd-bits", sent)
     dqgd_bits.write(out / "dqgd-bits.csv", [*sizes, *spheres])
-    path = out / "dqgd-fig3.md"
     command = "fedquant reproduce dqgd-fig3" + quick * " --quick"
     command += f" --matrix {matrix.name}" if matrix is not None else ""
-    text = [*_markdown(settings, balls, count, command), "", *dqgd_bits.markdown([*sizes, *spheres])]
-    path.write_text("\n".join(text) + "\n", encoding="utf-8")
-    return path
+    blocks = _text(settings, balls, count, command), dqgd_bits.markdown([*sizes, *spheres])
+    return report.write(out / "dqgd-fig3.md", "Differentially quantized gradient descent: Figure 3", *blocks)
 
 
 def _shape(label: str, problem: Quadratic) -> tuple[str, int, float]:
@@ -189,9 +186,8 @@ def _transition(setting: Setting, exact: str, name: str) -> list[Claim]:
 # ---- tables
 
 
-def _markdown(settings: Sequence[Setting], balls: Sequence[Setting], count: int, command: str) -> list[str]:
-    lines = ["# Differentially quantized gradient descent: Figure 3", ""]
-    lines += [
+def _text(settings: Sequence[Setting], balls: Sequence[Setting], count: int, command: str) -> list[str]:
+    lines = [
         f"Least squares, {count} instances a point (seed {SEED.seed}; vectors of random direction: "
         f"{dqgd_bits.KEY.seed}); rate = (‖x̂_T − x*‖/‖x̂_0 − x*‖)^(1/T), clipped at 1,",
         "T the first iteration with r_T ≤ 1e-12·r_0. Theory's rates are of the worst case as T → ∞:",

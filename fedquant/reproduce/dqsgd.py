@@ -138,8 +138,6 @@ def _markdown(path: Path, settings: Sequence[Setting], size: Size, quick: bool) 
     seeds = ", ".join(map(str, size.seeds))
     part = "" if quick or size == FULL else f" (of it, here: seeds {seeds})"
     text = f"""
-{PAPER}
-
 Eight workers, batches of 32 each, gradients as real payloads (headers and scales counted), by
 `fedquant.run`; seeds {seeds}; rounds: {rounds}.
 Scenarios `papers/dqsgd/`: `mnist`, `fashion`, `text`: a small CNN (55,338 parameters, SGD 0.05, 4,000 test
@@ -159,20 +157,15 @@ a layer and no clipping, 1.6 bits. SignSGD is a majority vote, on images with a 
 
 Command: `fedquant reproduce dqsgd-table1{" --quick" if quick else ""}`{part}
 """
-    blocks: list[list[str]] = []
+    blocks: list[str | list[str]] = []
     if quick:
-        blocks += [["**Quick: one seed and few rounds. k belongs to the full number of rounds.**"]]
+        blocks += ["**Quick: one seed and few rounds. k belongs to the full number of rounds.**"]
     elif len(size.seeds) == 1:
-        blocks += [["**One seed: its differences have no error.**"]]
+        blocks += ["**One seed: its differences have no error.**"]
     for setting in settings:
-        blocks += [[f"## {setting.label}"], report.verdicts(claims(setting)), _table(setting)]
-    blocks += [["![Figure 1](dqsgd-fig1.svg)"], ["![Figure 2](dqsgd-table1.svg)"]]
-    lines = ["# DQSGD, Table 1: accuracy and compression ratio", "", *text.strip().splitlines()]
-    for block in blocks:
-        lines += ["", *block]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+        blocks += [f"## {setting.label}", report.verdicts(claims(setting)), _table(setting)]
+    blocks += ["![Figure 1](dqsgd-fig1.svg)", "![Figure 2](dqsgd-table1.svg)"]
+    return report.write(path, "DQSGD, Table 1: accuracy and compression ratio", PAPER, text, *blocks)
 
 
 def _table(setting: Setting) -> list[str]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from fedquant.reproduce import qcs_report, report
+from fedquant.reproduce import report
 from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, train
+from fedquant.reproduce.qcs_schemes import PAPER
 from fedquant.reproduce.report import Claim
 
 SCENARIO: Final = "papers/qcs/cifar10"
@@ -81,9 +82,10 @@ Command: `fedquant reproduce qcs-fig8{" --quick" if size is QUICK else ""}`
         for scheme, rounds in found.items()
     ]
     head = ["scheme", "gain", f"loss, round {rows[0][1]}", "loss at the end", "accuracy at the end, %"]
-    return qcs_report.write(
+    return report.write(
         out / "qcs-fig8.md",
         "QCS, Figure 8: CifarNet on CIFAR-10",
+        PAPER,
         text,
         report.verdicts(claims(losses)),
         report.table(head, table),

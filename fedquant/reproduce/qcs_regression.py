@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from fedquant.reproduce import qcs_report, report
+from fedquant.reproduce import report
 from fedquant.reproduce.qcs_regression_runs import (
     BATCH,
     CURVES,
@@ -27,6 +27,7 @@ from fedquant.reproduce.qcs_regression_runs import (
     descend,
     schemes,
 )
+from fedquant.reproduce.qcs_schemes import PAPER
 from fedquant.reproduce.report import Claim
 
 FAR: Final = 1e-6  # of the loss at the start, as TARGET
@@ -145,9 +146,10 @@ Command: `fedquant reproduce qcs-fig2{" --quick" if size is QUICK else ""}`
         "≥ 95 % converge up to μ",
         *(f"iterations, μ = {s:g}" for s in CURVES),
     ]
-    return qcs_report.write(
+    return report.write(
         path,
         "QCS, Figure 2: linear regression",
+        PAPER,
         settings,
         report.verdicts(claims(found)),
         report.table([*head, "iterations, best μ"], rows),

@@ -13,9 +13,9 @@ from fedquant.codecs.base import Codec, Spec
 from fedquant.codecs.qcs import QCS
 from fedquant.codecs.qsgd import QSGD
 from fedquant.keys import Purpose
-from fedquant.reproduce import qcs_report, report
+from fedquant.reproduce import report
 from fedquant.reproduce.qcs_gradients import moments
-from fedquant.reproduce.qcs_schemes import nmse, through
+from fedquant.reproduce.qcs_schemes import PAPER, nmse, through
 from fedquant.reproduce.report import Claim
 from fedquant.scenario import load
 
@@ -175,6 +175,6 @@ Command: `fedquant reproduce qcs-fig4{" --quick" if size is QUICK else ""}`
     head = ["scheme", "gain", "mean error", "5 … 95 %", "deviation / mean"]
     title = "QCS, Figure 4: relative error while training"
     picture = ["![Figure 4](qcs-fig4.svg)"]
-    return qcs_report.write(
-        path, title, settings, report.verdicts(claims(found)), report.table(head, rows), picture
+    return report.write(
+        path, title, PAPER, settings, report.verdicts(claims(found)), report.table(head, rows), picture
     )

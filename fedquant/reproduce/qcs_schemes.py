@@ -16,6 +16,10 @@ from fedquant.keys import Key
 
 F32 = npt.NDArray[np.float32]
 
+PAPER: Final = (
+    "Abdi & Fekri, “Quantized Compressive Sampling of Stochastic Gradients for Efficient Communication in\n"
+    "Distributed Deep Learning” (2020)."
+)
 BASELINE: Final = Float32()
 TERNARY: Final = QSGD(levels=1, scope=512)
 """QSGD as its authors run it: buckets of 512, scaled by their largest magnitude."""

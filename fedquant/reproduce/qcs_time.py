@@ -15,8 +15,8 @@ from fedquant.codecs.qcs import QCS
 from fedquant.codecs.qsgd import QSGD
 from fedquant.keys import Purpose
 from fedquant.plan import make_plan
-from fedquant.reproduce import qcs_report, report
-from fedquant.reproduce.qcs_schemes import QCS_2, TERNARY, matching, qcs_1
+from fedquant.reproduce import report
+from fedquant.reproduce.qcs_schemes import PAPER, QCS_2, TERNARY, matching, qcs_1
 from fedquant.reproduce.report import Claim
 from fedquant.scenario import load
 from fedquant.tasks import learn
@@ -184,6 +184,6 @@ Command: `fedquant reproduce qcs-fig5{" --quick" if size is QUICK else ""}`
     note = ["Seconds: of the baseline to compute, of the others what they add to it."]
     picture = ["![Figure 5](qcs-fig5.svg)"]
     title = "QCS, Figure 5: time to compute and compress"
-    return qcs_report.write(
-        path, title, settings, report.verdicts(claims(found)), note, report.table(head, rows), picture
+    return report.write(
+        path, title, PAPER, settings, report.verdicts(claims(found)), note, report.table(head, rows), picture
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from fedquant.engines.run import Row
-from fedquant.reproduce import qcs_report, report
+from fedquant.reproduce import report
 from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, schedule, train
+from fedquant.reproduce.qcs_schemes import PAPER
 from fedquant.reproduce.report import Claim
 
 SCENARIO: Final = "papers/qcs/mnist"
@@ -214,9 +215,10 @@ Command: `fedquant reproduce qcs-fig6{" --quick" if size is QUICK else ""}`
         (case.label, case.rounds, *(f"{_loss(found, case.label, scheme):.3g}" for scheme in STYLES))
         for case in size.cases
     ]
-    return qcs_report.write(
+    return report.write(
         path,
         "QCS, Figures 6 and 7: distributed training on MNIST",
+        PAPER,
         text,
         report.verdicts(claims(found)),
         ["Test accuracy after the last round, %:"],

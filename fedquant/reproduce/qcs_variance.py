@@ -16,9 +16,9 @@ from fedquant.codecs.qcs_design import gamma
 from fedquant.codecs.qsgd import QSGD
 from fedquant.differential.normal import normal
 from fedquant.keys import Key
-from fedquant.reproduce import qcs_report, report
+from fedquant.reproduce import report
 from fedquant.reproduce.qcs_gradients import moments
-from fedquant.reproduce.qcs_schemes import matching, nmse, through
+from fedquant.reproduce.qcs_schemes import PAPER, matching, nmse, through
 from fedquant.reproduce.report import Claim
 from fedquant.scenario import load
 from fedquant.wire import HEADER_SIZE
@@ -291,4 +291,4 @@ Command: `fedquant reproduce qcs-fig3{" --quick" if size is QUICK else ""}`
         ]
         blocks += [[f"## {source}"], report.table(["scheme", "gain", "‖x̂ − x‖²/‖x‖²", "bound"], rows)]
     title = "QCS, Figure 3: variance against compression gain"
-    return qcs_report.write(path, title, settings, *blocks, ["![Figure 3](qcs-fig3.svg)"])
+    return report.write(path, title, PAPER, settings, *blocks, ["![Figure 3](qcs-fig3.svg)"])

@@ -64,6 +64,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
     return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
 
 
+def write(path: Path, title: str, *blocks: str | Sequence[str]) -> Path:
+    """A Markdown file: the title, then blocks (a text, or lines) between blank lines. Returns the path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = [block.strip() if isinstance(block, str) else "\n".join(block) for block in blocks]
+    path.write_text("\n\n".join([f"# {title}", *texts]) + "\n", encoding="utf-8")
+    return path
+
+
 def verdicts(claims: Iterable[Claim]) -> list[str]:
     """Each claim beside its measurement, and whether it holds."""
     rows = [(c.text, c.measured, "holds" if c.holds else "**does not hold**") for c in claims]
