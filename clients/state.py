@@ -41,11 +41,14 @@ class NodeState:
     def open(cls, path: Path, run: int) -> NodeState:
         """The state in a file; empty where there is no file, or one of another run.
 
-        Raises StateError for a file that is not a node's state.
+        Raises StateError for a file that is not a node's state, and for a folder that cannot be made: what
+        opens a state will save it.
         """
         state = cls(path, run)
-        if not path.exists():
-            return state
+        with _usable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                return state
         with _opened(path) as (file, meta):
             if meta["run"] != f"{run:016x}":
                 return state
@@ -81,7 +84,8 @@ class NodeState:
     def save(self, path: Path | None = None) -> None:
         """Writes the file (or another); a reader sees the old one or the new one.
 
-        Raises StateError where it holds a later attempt at the same run: this one was abandoned.
+        Raises StateError where it cannot, and where it holds a later attempt at the same run: this one was
+        abandoned.
         """
         path = path or self.path
         if (there := _attempt(path, self.run)) > self.attempt:
@@ -104,10 +108,23 @@ class NodeState:
         }
         if self.model.size:
             flat[_MODEL] = self.model
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.part")
-        save_file(flat, partial, metadata={"fedquant": json.dumps(meta)})
-        partial.replace(path)
+        with _usable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(flat, partial, metadata={"fedquant": json.dumps(meta)})
+            partial.replace(path)
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Raises StateError where the folder of a state file cannot be used."""
+    try:
+        yield
+    except (SafetensorError, OSError) as error:
+        raise StateError(
+            f"{path}: {error}; name a folder that can be written, as state_dir in the scenario or as "
+            "FEDQUANT_STATE_DIR in the node's environment"
+        ) from None
 
 
 @contextmanager

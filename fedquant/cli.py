@@ -14,7 +14,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedquant.errors import ConfigError, FedquantError
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Cheap uplinks for federated learning.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # a bug's traceback is to be read, without every variable in it
+    help="Cheap uplinks for federated learning.",
+)
 
 
 class Engine(StrEnum):
@@ -82,7 +87,9 @@ def compare(
     quick: Annotated[bool, typer.Option("--quick", help="Only the first of each varied value.")] = False,
 ) -> None:
     """Run every scheme of a study over its folds and seeds; write table, CSV and picture."""
+    from fedquant.folder import writable
     from fedquant.report import plot, table
+    from fedquant.report.pyplot import pyplot
     from fedquant.report.study import distortions, execute, load_study
     from fedquant.scenario.load import parse_changes
 
@@ -90,6 +97,9 @@ def compare(
     loaded = load_study(study, parse_changes(set_ or ()))
     if quick:
         loaded = loaded.first()
+    pyplot()  # where it is missing, say so before hours of work
+    writable(report, "--report")
+    writable(out / loaded.name, "--out")
     with Progress(console=console) as progress:
         bar = progress.add_task(loaded.name)
         results = execute(
@@ -103,7 +113,6 @@ def compare(
         text = table.codec_markdown(lines, distortions(loaded))
     else:
         text = table.markdown(target, lines)
-    report.mkdir(parents=True, exist_ok=True)
     (report / f"{loaded.name}.md").write_text(text, encoding="utf-8")
     table.write_csv(report / f"{loaded.name}.csv", results)
     plot.accuracy_against_bytes(report / f"{loaded.name}.svg", results, loaded.name)

@@ -1,9 +1,10 @@
-"""A run folder as it is found: finished, stopped with a checkpoint, of another scenario, or in use."""
+"""Folders as they are found: finished, stopped with a checkpoint, of another scenario, damaged, or in use."""
 
 from __future__ import annotations
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,12 @@ _SHOWN: Final = 5  # differences that an error names
 
 
 def finished(folder: Path, scenario: Scenario) -> bool:
-    """Whether it holds this very run, complete."""
+    """Whether it holds this very run, complete. Raises EngineError where its scenario is damaged."""
     return (folder / MODEL).is_file() and _same(folder, scenario)
 
 
 def stopped(folder: Path, scenario: Scenario) -> bool:
-    """Whether it holds this very run up to a checkpoint."""
+    """Whether it holds this very run up to a checkpoint. Raises EngineError where its scenario is damaged."""
     return (folder / checkpoint.NAME).is_file() and _same(folder, scenario)
 
 
@@ -35,7 +36,7 @@ def last_checkpoint(folder: Path, scenario: Scenario) -> checkpoint.State:
     Raises ConfigError where there is another scenario or no checkpoint, EngineError for a damaged one.
     """
     if (folder / SCENARIO).is_file() and not _same(folder, scenario):
-        differences = "; ".join(_differences(scenario.identity, load(folder / SCENARIO).identity))
+        differences = "; ".join(_differences(scenario.identity, _held(folder).identity))
         raise ConfigError(
             f"{folder} holds another scenario: {differences}. Resume with its own, choose another folder "
             "with --out, or start without resume"
@@ -46,6 +47,18 @@ def last_checkpoint(folder: Path, scenario: Scenario) -> checkpoint.State:
             "training.checkpoint_every=N for a checkpoint every N rounds"
         )
     return checkpoint.read(folder, scenario.run_id)
+
+
+def writable(folder: Path, option: str) -> None:
+    """Makes a folder for results before the work begins. Raises ConfigError where it cannot be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"{option} {folder}: {error.strerror}; choose a folder that can be written with {option}"
+        ) from None
 
 
 @contextmanager
@@ -81,8 +94,19 @@ def _lock(folder: Path, handle: int) -> None:
 
 
 def _same(folder: Path, scenario: Scenario) -> bool:
-    path = folder / SCENARIO
-    return path.is_file() and load(path).run_id == scenario.run_id
+    return (folder / SCENARIO).is_file() and _held(folder).run_id == scenario.run_id
+
+
+def _held(folder: Path) -> Scenario:
+    """The scenario in a run folder. Raises EngineError for a damaged one."""
+    try:
+        return load(folder / SCENARIO)
+    except ConfigError as error:
+        why = " ".join(str(error).split())
+        raise EngineError(
+            f"{folder} holds no scenario that can be read ({why}); delete it, or choose another folder with "
+            "--out"
+        ) from None
 
 
 def _differences(given: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import yaml
 
 from fedquant import checkpoint
 from fedquant.checkpoint import State
 from fedquant.errors import EngineError
+from fedquant.scenario.load import dump
 from fedquant.scenario.schema import Scenario
 
 MODEL: Final = "model.safetensors"
@@ -71,8 +71,7 @@ class Ledger:
         for pattern in ("*.safetensors", "*.jsonl", "sensors-*.npz", "*.part"):
             for old in self.folder.glob(pattern):
                 old.unlink()
-        text = yaml.safe_dump(scenario.to_dict(), sort_keys=False, allow_unicode=True)
-        (self.folder / SCENARIO).write_text(text, encoding="utf-8")
+        (self.folder / SCENARIO).write_text(dump(scenario), encoding="utf-8")
 
     def _go_on(self, since: State) -> None:
         self._chunk, self._rows = since["chunk"], [tuple(row) for row in since["rows"].tolist()]

@@ -53,6 +53,7 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
     },
     "task": {
         "watch": "fedquant.tasks.watch:Watch",
+        "forecast": "fedquant.tasks.forecast:Forecast",
         "mnist": "fedquant.tasks.vision:Mnist",
         "fashion_mnist": "fedquant.tasks.vision:FashionMnist",
         "cifar10": "fedquant.tasks.cifar:Cifar10",
@@ -63,6 +64,11 @@ REGISTRY: Final[dict[Kind, dict[str, str]]] = {
         "matrix": "fedquant.tasks.convex:Matrix",
         "logistic": "fedquant.tasks.convex:Logistic",
     },
+}
+
+_OTHER_CODECS: Final[dict[Kind, tuple[Kind, str]]] = {
+    "codec": ("data_codec", "it codes samples, for an uplink of kind: data"),
+    "data_codec": ("codec", "it codes vectors, for an uplink of kind: gradient or kind: delta"),
 }
 
 
@@ -77,8 +83,11 @@ def lookup(kind: Kind, name: str) -> type[Any]:
     try:
         module, cls = REGISTRY[kind][name].split(":")
     except KeyError:
-        label = kind.replace("_", " ")
-        raise ConfigError(f"unknown {label} {name!r}: {suggest(name, REGISTRY[kind])}") from None
+        label, why = kind.replace("_", " "), suggest(name, REGISTRY[kind])
+        other, use = _OTHER_CODECS.get(kind, (kind, ""))
+        if name in REGISTRY[other]:
+            why = f"{use}; known here: {', '.join(sorted(REGISTRY[kind]))}"
+        raise ConfigError(f"unknown {label} {name!r}: {why}") from None
     found: type[Any] = getattr(importlib.import_module(module), cls)
     return found
 

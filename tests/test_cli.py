@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_a_descent_ends_with_errors(
         (["run", "wearables", "--set", "training.rounds"], "expected key.path=value"),
         (["run", "wearables", "--set", "task={name: mnist, download: false, root: /nowhere}"], "/nowhere"),
         (["compare", "studies/wearable"], "did you mean"),
+        (["compare", "wearables"], "use `fedquant run wearables`"),
+        (["run", "studies/wearables"], "use `fedquant compare studies/wearables`"),
+        (
+            ["compare", "studies/wearables", "--report", "file/x"],
+            "choose a folder that can be written with --report",
+        ),
+        (["compare", "studies/wearables", "--out", "file"], "choose a folder that can be written with --out"),
+        (["reproduce", "dqgd-fig3", "--out", "file/x"], "choose a folder that can be written with --out"),
+        (["bench", "--out", "file"], "choose a folder that can be written with --out"),
     ],
 )
 def test_mistakes_are_one_message(
@@ -56,10 +66,31 @@ def test_mistakes_are_one_message(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
     assert call(monkeypatch, *arguments) == 1
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+def test_a_bug_ends_in_a_plain_traceback(tmp_path: Path) -> None:
+    """Where the values of variables would take thousands of lines."""
+    broken = """
+import fedquant.scenario, fedquant.cli
+def load(*given):
+    vast = list(range(1000))
+    return vast[len(vast)]
+fedquant.scenario.load = load
+fedquant.cli.main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", broken, "run", "x"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    lines = ended.stderr.splitlines()
+    assert lines[0].startswith("Traceback")
+    assert lines[-1] == "IndexError: list index out of range"
+    assert "997" not in ended.stderr
 
 
 def test_sizes_are_decimal() -> None:

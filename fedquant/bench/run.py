@@ -15,6 +15,7 @@ from fedquant.bench import codecs, coding, distortion, kernels, plot, report, sm
 from fedquant.bench.peers import peers
 from fedquant.bench.results import Results
 from fedquant.bench.tensor import SEED, SIZE, layered_normal
+from fedquant.folder import writable
 
 Progress = Callable[[str], None]
 
@@ -40,8 +41,9 @@ def run(
 ) -> Results:
     """Measures everything and writes the report to the folder `out`.
 
-    progress is told what comes next. Raises ConfigError where matplotlib is missing.
+    progress is told what comes next. Raises ConfigError where matplotlib is missing, or `out` not writable.
     """
+    writable(out, "--out")
     begun, load = time.perf_counter(), machine.load()
     effort = effort or (QUICK if quick else FULL)
     x, spec = layered_normal(effort.numbers)
@@ -81,7 +83,6 @@ def run(
         comparisons,
         missing,
     )
-    out.mkdir(parents=True, exist_ok=True)
     (out / "results.json").write_text(report.to_json(results), encoding="utf-8")
     (out / "results.md").write_text(report.markdown(results, "rate.svg"), encoding="utf-8")
     plot.pictures(out, comparisons)

@@ -87,7 +87,10 @@ class QCS(Codec):
         if not isinstance(levels, int) or not 1 <= levels <= MAX_Q:
             raise CodecError(f"qcs: knob levels={levels!r} is not an integer in [1, {MAX_Q}]")
         if self.gain is not None:
-            raise CodecError(f"qcs: knob levels={levels} contradicts gain={self.gain}, which chooses them")
+            raise CodecError(
+                f"qcs: knob levels={levels} contradicts gain={self.gain:g}, which chooses them; "
+                "leave gain out"
+            )
         return _plan(self, spec.size, 2 * levels + 1)
 
     def gamma(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float:

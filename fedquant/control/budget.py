@@ -101,11 +101,12 @@ def open_account(budget: Budget, ladder: Ladder, horizon: Horizon) -> Memory:
     if each * times > budget.total:
         told = "bits=2" if ladder.whole_bits else "levels=1"
         others = f" and {horizon.extra} bytes of other payloads" if horizon.extra else ""
+        seldom = f", or ask it at most {budget.total // each} times" if budget.total >= each else ""
         raise ConfigError(
             f"budget: {budget.total} bytes a sensor are too few. A payload of {ladder.codec.name} takes "
             f"{payload} bytes with {told} for {horizon.spec.size} numbers{others}, and the sensor asked most "
-            f"is asked in {times} rounds: {times} x {each} = {each * times} bytes. Give at least these, or "
-            f"ask it at most {budget.total // each} times"
+            f"is asked in {times} rounds: {times} x {each} = {each * times} bytes. Give at least "
+            f"these{seldom}"
         )
     return {"left": [budget.total] * len(horizon.asked), "due": list(horizon.asked)}
 

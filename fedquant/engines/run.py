@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fedquant.errors import ConfigError, FedquantError
+from fedquant.errors import ConfigError, EngineError, FedquantError
 from fedquant.folder import alone, finished, last_checkpoint
 from fedquant.scenario import Scenario, load
 from fedquant.scenario.descent import DescentUplink
@@ -29,10 +29,16 @@ class Result:
 
     @property
     def accuracy(self) -> float:
-        """Test accuracy after the last round, in [0, 1]. Raises FedquantError for a descent: it has none."""
-        if "relative_error" in self.rounds[-1]:
-            raise FedquantError(f"{self.folder}: a descent has no accuracy, use rounds[-1]['relative_error']")
-        return float(self.rounds[-1]["test_accuracy"])
+        """Test accuracy after the last round, in [0, 1].
+
+        Raises FedquantError for a descent and for a regression: they have none.
+        """
+        last = self.rounds[-1]
+        if "test_accuracy" not in last:
+            what = "descent" if "relative_error" in last else "regression"
+            measure = "relative_error" if what == "descent" else "test_loss"
+            raise FedquantError(f"{self.folder}: a {what} has no accuracy, use rounds[-1]['{measure}']")
+        return float(last["test_accuracy"])
 
     @property
     def uplink_bytes(self) -> int:
@@ -89,15 +95,23 @@ def run_folder(scenario: Scenario, out: str | Path | None) -> Path:
 
 
 def read(folder: Path) -> Result:
-    """The result in a run folder."""
-    lines = (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
-    return Result(folder, [json.loads(line) for line in lines])
+    """The result in a run folder. Raises EngineError for a damaged one."""
+    path = folder / "rounds.jsonl"
+    try:
+        rounds = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not rounds:
+            raise ValueError("it is empty")
+    except (OSError, ValueError) as error:
+        raise EngineError(f"{path}: damaged ({error}); delete {folder} and run it again") from None
+    return Result(folder, rounds)
 
 
 def _local(scenario: Scenario, folder: Path, resume: bool, on_round: Callable[[Row], None] | None) -> None:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from flwr.app import Context, RecordDict
 
+    if not isinstance(scenario.uplink, DescentUplink):
+        _try_out(scenario)  # before an older run in the folder is replaced
     import clients.app
     import strategies.app
     from strategies.grid import LocalGrid
@@ -119,6 +133,18 @@ def _local(scenario: Scenario, folder: Path, resume: bool, on_round: Callable[[R
         log.removeHandler(handler)
         log.setLevel(level)
         flower.setLevel(quiet)
+
+
+def _try_out(scenario: Scenario) -> None:
+    from fedquant.tasks.trainer import try_out
+
+    training = scenario.training
+    optimizer, schedule = training.optimizer, training.schedule
+    try_out(
+        (optimizer.name, optimizer.arguments),
+        None if schedule is None else (schedule.name, schedule.arguments),
+        training.device,
+    )
 
 
 @contextmanager

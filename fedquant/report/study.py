@@ -11,8 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from fedquant.engines.run import Result, Row, run
 from fedquant.engines.run import read as read_run
@@ -20,24 +19,25 @@ from fedquant.errors import ConfigError
 from fedquant.folder import finished, stopped
 from fedquant.registry import explain
 from fedquant.report.distortion import Distortion, measure
-from fedquant.scenario import find, load
+from fedquant.scenario import load
 from fedquant.scenario.descent import DescentUplink
+from fedquant.scenario.load import read
+from fedquant.scenario.section import Section
+from fedquant.tasks.base import Regression
 
 
-class Study(BaseModel):
+class Study(Section):
     """The keys of a study file: every scheme's overrides, crossed with every value of `vary`.
 
     report: what the table tells, "uplink" (bytes of whole runs, and to a common accuracy) or "codecs" (of
     one payload: bytes, ratio to the first scheme's, error).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     scenario: str
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, Any] = Field(default_factory=dict)
     report: Literal["uplink", "codecs"] = "uplink"
-    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     schemes: Annotated[dict[str, dict[str, Any]], Field(min_length=1)]
 
     def first(self) -> Study:
@@ -56,12 +56,13 @@ class Job:
 
 def load_study(source: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
     """The study of a file, or the name of one that ships. Raises ConfigError."""
-    path = find(source)
+    values = read(source)
+    if "uplink" in values:
+        raise ConfigError(f"{source} is a scenario, not a study; use `fedquant run {source}`")
     try:
-        study = Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, ValidationError) as error:
-        text = explain(error) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(f"{path}: {text}") from None
+        study = Study.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {explain(error)}") from None
     return study.model_copy(update={"overrides": {**study.overrides, **(overrides or {})}})
 
 
@@ -76,6 +77,9 @@ def jobs(study: Study, out: Path) -> list[Job]:
             scenario = load(study.scenario, {**study.overrides, **changes, **chosen})
             if isinstance(scenario.uplink, DescentUplink):
                 raise ConfigError(f"{study.name}: {scenario.name} descends and has no accuracy to compare")
+            if isinstance(scenario.build_task, Regression):
+                name = scenario.build_task.name
+                raise ConfigError(f"{study.name}: {name} is a regression and has no accuracy to compare")
             folder = out / "".join(c if c.isalnum() or c in "-=+." else "_" for c in scheme) / label
             found.append(Job(scheme, folder, scenario.to_json()))
     return found

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import yaml
 from pydantic import ValidationError
@@ -16,6 +17,19 @@ from fedquant.registry import explain
 from fedquant.scenario.schema import Scenario
 
 _TAGS = {"gradient", "delta", "data", "descent"}
+_FLOAT: Final = re.compile(r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the floats of version 1.2 (and so of JSON), too: to version 1.1, 1e-3 is text."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes texts that `_Loader` would take for floats."""
+
+
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 
 
 def folder() -> Path:
@@ -52,13 +66,26 @@ def read(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{label}: {error}") from None
-    try:
-        values = yaml.safe_load(text)  # JSON is YAML
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{label}: {error}") from None
+    values = _parse(text, label)
     if not isinstance(values, dict):
-        raise ConfigError(f"{label}: expected a mapping of keys, got {type(values).__name__}")
+        got = "nothing" if values is None else type(values).__name__
+        raise ConfigError(
+            f"{label}: expected a mapping of keys, got {got}; write a line 'key: value' for each key"
+        )
     return values
+
+
+def dump(scenario: Scenario) -> str:
+    """The YAML of a resolved scenario."""
+    text: str = yaml.dump(scenario.to_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _parse(text: str, label: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2020-13-01 is a ValueError
+        raise ConfigError(f"{label}: {error}") from None
 
 
 def override(values: Mapping[str, Any], changes: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
@@ -92,10 +119,7 @@ def _split(text: str) -> tuple[str, Any]:
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ConfigError(f"--set {text!r}: expected key.path=value")
-    try:
-        return path.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {text!r}: the value is not YAML: {error}") from None
+    return path.strip(), _parse(value, f"--set {text!r}: the value is not YAML")
 
 
 def load(
@@ -103,6 +127,9 @@ def load(
 ) -> Scenario:
     """The checked scenario. Raises ConfigError: one line a mistake, with the key's path and the value."""
     values = source.to_dict() if isinstance(source, Scenario) else read(source)
+    if "schemes" in values:
+        name = "this" if isinstance(source, Mapping) else str(source)
+        raise ConfigError(f"{name} is a study, not a scenario; use `fedquant compare {name}`")
     try:
         return Scenario.model_validate(override(values, overrides))
     except ValidationError as error:

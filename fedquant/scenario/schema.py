@@ -16,6 +16,7 @@ from fedquant.codecs.data import DataCodec
 from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
 from fedquant.codecs.gradcorr import GradCorr
+from fedquant.codecs.refine import MAX_LEVELS
 from fedquant.codecs.refinement import Refinement
 from fedquant.control.base import Controller
 from fedquant.errors import ConfigError
@@ -99,6 +100,12 @@ class DataUplink(Section):
                 raise ConfigError("refine needs cache: true, the server keeps no samples without it")
             if not isinstance(self.codec, DataQ) or self.codec.rounding != "floor":
                 raise ConfigError("refine needs codec dataq with rounding: floor, whose grids are nested")
+            m, factor = self.codec.m, self.refine.factor
+            if (finer := (m - 1) * factor + 1) > MAX_LEVELS:
+                raise ConfigError(
+                    f"refine.factor: {factor} makes {finer} levels of m={m}, more than {MAX_LEVELS}; lower "
+                    f"codec.m or refine.factor"
+                )
         return self
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,21 @@ from fedquant.tasks import learn
 from fedquant.tasks.base import Dataset, Task
 
 F32 = npt.NDArray[np.float32]
+Choice = tuple[str, Mapping[str, Any]]
+"""The name of a class of torch, and its arguments."""
+
+_OPTIMIZER: Final = "training.optimizer"
+_SCHEDULE: Final = "training.schedule"
+_CODE: Final = "a scenario cannot write the functions or objects it takes"
+_UNFIT: Final = {
+    "lbfgs": "its step computes the loss several times over",
+    "sparseadam": "it takes sparse gradients only",
+    "lambdalr": _CODE,
+    "multiplicativelr": _CODE,
+    "sequentiallr": _CODE,
+    "chainedscheduler": _CODE,
+    "reducelronplateau": "it wants a loss at every step",
+}
 
 
 def pick_device(name: str) -> torch.device:
@@ -28,8 +44,16 @@ def pick_device(name: str) -> torch.device:
 
 
 def _class(module: Any, base: type, key: str, name: str) -> type:
-    found = {n.lower(): c for n, c in vars(module).items() if inspect.isclass(c) and issubclass(c, base)}
-    found.pop(base.__name__.lower(), None)
+    found = {
+        n.lower(): c
+        for n, c in vars(module).items()
+        if inspect.isclass(c) and issubclass(c, base) and c is not base and not n.startswith("_")
+    }
+    found = {n: c for n, c in found.items() if n not in _UNFIT}
+    if why := _UNFIT.get(name.lower()):
+        raise ConfigError(
+            f"{key}.name: {name} cannot be used here, {why}; use one of {', '.join(sorted(found))}"
+        )
     try:
         chosen: type = found[name.lower()]
     except KeyError:
@@ -40,38 +64,72 @@ def _class(module: Any, base: type, key: str, name: str) -> type:
 
 
 def _build(cls: type, key: str, first: Any, arguments: Mapping[str, Any]) -> Any:
-    known = list(inspect.signature(cls).parameters)[1:]
-    for name in arguments:
+    known = dict(list(inspect.signature(cls).parameters.items())[1:])
+    for name, value in arguments.items():
         if name not in known:
             raise ConfigError(f"{key}.{name}: unknown key, {suggest(name, known)}")
-    try:
+        default = known[name].default
+        if isinstance(default, int | float) and not isinstance(value, int | float):
+            raise ConfigError(f"{key}.{name}: expected a value such as {default!r}, got {value!r}")
+    with _told(key, cls.__name__, arguments):
         return cls(first, **arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{key}: {error}") from None
+
+
+@contextmanager
+def _told(key: str, name: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Tells of whatever torch raises for some arguments as a ConfigError."""
+    try:
+        yield
+    except Exception as error:
+        given = ", ".join(f"{k}={v!r}" for k, v in arguments.items()) or "nothing but its defaults"
+        raise ConfigError(
+            f"{key}: {name}, given {given}, fails: {error}; see torch's documentation of {name} "
+            "for what it takes"
+        ) from None
+
+
+def _both(
+    parameters: Iterable[torch.nn.Parameter], optimizer: Choice, schedule: Choice | None
+) -> tuple[Any, Any]:
+    """The optimizer of these parameters, and its schedule, if any."""
+    name, arguments = optimizer
+    cls = _class(torch.optim, torch.optim.Optimizer, _OPTIMIZER, name)
+    stepper = _build(cls, _OPTIMIZER, parameters, arguments)
+    if schedule is None:
+        return stepper, None
+    name, arguments = schedule
+    kinds = torch.optim.lr_scheduler
+    return stepper, _build(_class(kinds, kinds.LRScheduler, _SCHEDULE, name), _SCHEDULE, stepper, arguments)
+
+
+def try_out(optimizer: Choice, schedule: Choice | None = None, device: str = "auto") -> None:
+    """One step of both on four numbers. Raises ConfigError for what cannot train a model here."""
+    numbers = torch.nn.Parameter(torch.ones(2, 2, device=pick_device(device)))
+    numbers.grad = torch.ones_like(numbers)
+    stepper, plan = _both([numbers], optimizer, schedule)
+    with _told(_OPTIMIZER, *optimizer):
+        stepper.step()
+    if schedule is not None:
+        with _told(_SCHEDULE, *schedule):
+            plan.step()
 
 
 class Trainer:
-    """Holds the model and steps it. Raises ConfigError for an optimizer or schedule torch refuses."""
+    """Holds the model and steps it. Raises ConfigError for an optimizer or schedule that cannot."""
 
     def __init__(
         self,
         task: Task,
         model: torch.nn.Module,
-        optimizer: tuple[str, Mapping[str, Any]],
-        schedule: tuple[str, Mapping[str, Any]] | None = None,
+        optimizer: Choice,
+        schedule: Choice | None = None,
         device: str = "auto",
     ) -> None:
+        try_out(optimizer, schedule, device)
         self.task = task
         self.model = model.to(pick_device(device))
-        name, arguments = optimizer
-        cls = _class(torch.optim, torch.optim.Optimizer, "training.optimizer", name)
-        self.optimizer = _build(cls, "training.optimizer", self.model.parameters(), arguments)
-        self.schedule: Any = None
-        if schedule is not None:
-            name, arguments = schedule
-            key, kinds = "training.schedule", torch.optim.lr_scheduler
-            cls = _class(kinds, kinds.LRScheduler, key, name)
-            self.schedule = _build(cls, key, self.optimizer, arguments)
+        self.optimizer, self.schedule = _both(self.model.parameters(), optimizer, schedule)
+        self._schedule = schedule
 
     @property
     def learning_rate(self) -> float:
@@ -87,9 +145,13 @@ class Trainer:
         self.optimizer.step()
 
     def end_round(self) -> None:
-        """One step of the schedule, whether or not the round had something to learn from."""
-        if self.schedule is not None:
-            with warnings.catch_warnings():  # torch warns where no optimizer step came first
+        """One step of the schedule, whether or not the round had something to learn from.
+
+        Raises ConfigError for a schedule of fewer rounds.
+        """
+        if self._schedule is not None:
+            # torch warns where no optimizer step came first
+            with warnings.catch_warnings(), _told(_SCHEDULE, *self._schedule):
                 warnings.filterwarnings(
                     "ignore", message=".*lr_scheduler.step.*before.*", category=UserWarning
                 )
@@ -112,7 +174,7 @@ class Trainer:
         return learn.gradient(self.model, self.task, data, normalizer)
 
     def evaluate(self, data: Dataset) -> dict[str, float]:
-        """Mean loss and accuracy."""
+        """The mean loss, and the accuracy where the task has one."""
         return learn.evaluate(self.model, self.task, data)
 
     def save(self, path: str) -> None:

@@ -52,3 +52,11 @@ def test_a_damaged_file_is_refused(damage: bytes, tmp_path: Path) -> None:
     (tmp_path / "s").write_bytes(damage)
     with pytest.raises(StateError, match="delete it"):
         NodeState.open(tmp_path / "s", 7)
+
+
+def test_a_folder_that_cannot_be_written_is_told_with_the_fix(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    path = tmp_path / "file" / "deep" / "node.safetensors"
+    for use in (lambda: NodeState.open(path, 7), NodeState(path, 7).save):
+        with pytest.raises(StateError, match="as state_dir in the scenario or as FEDQUANT_STATE_DIR"):
+            use()

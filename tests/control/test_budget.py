@@ -206,6 +206,11 @@ def test_too_small_a_budget_is_refused_with_the_arithmetic(whole_bits: bool) -> 
             rule.init(horizon)
 
 
+def test_a_budget_below_one_payload_has_no_number_of_rounds() -> None:
+    with pytest.raises(ConfigError, match=r"Give at least these$"):
+        open_account(Budget(bytes=1), Ladder(codec(), True, 8), Horizon(SPEC, codec(), 9, (9,)))
+
+
 def test_bits_are_whole_bytes() -> None:
     assert Budget(bits=8007).total == 1000
     assert Budget(bytes=1000).total == 1000

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fedquant
-from fedquant.errors import ConfigError
+from fedquant.errors import ConfigError, EngineError
 
 QUICK = {
     "training.rounds": 3,
@@ -27,6 +27,28 @@ def test_rounds_are_handed_on(tmp_path: Path) -> None:
     result = fedquant.run("wearables", QUICK, out=tmp_path, on_round=lambda row: seen.append(row["round"]))
     assert seen == [1, 2, 3]
     assert 0 < result.accuracy < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("rounds.jsonl", None), ("rounds.jsonl", ""), ("rounds.jsonl", "{"), ("scenario.yaml", "a: [1")],
+)
+def test_a_damaged_folder_is_told_with_the_fix(name: str, content: str | None, tmp_path: Path) -> None:
+    fedquant.run("descent", {"training.rounds": 2}, out=tmp_path)
+    (tmp_path / name).unlink()
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(
+        EngineError, match=r"(?s)rounds\.jsonl: damaged .*; delete|scenario\.yaml.*; delete it"
+    ):
+        fedquant.run("descent", {"training.rounds": 2}, out=tmp_path, resume=True)
+
+
+def test_an_optimizer_is_tried_before_an_older_run_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "rounds.jsonl").write_text("an older run's")
+    with pytest.raises(ConfigError, match="lbfgs cannot be used here"):
+        fedquant.run("wearables", {"training.optimizer": "lbfgs"}, out=tmp_path)
+    assert (tmp_path / "rounds.jsonl").read_text() == "an older run's"
 
 
 @pytest.mark.slow

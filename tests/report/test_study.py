@@ -60,5 +60,21 @@ def test_finished_runs_are_kept(tmp_path: Path) -> None:
 def test_a_mistake_in_a_study_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="schemess"):
         load_study(written(tmp_path / "s.yaml", schemess={}))
+    with pytest.raises(ConfigError, match="name: String should match"):
+        load_study(written(tmp_path / "s.yaml", name="a/b"))
     with pytest.raises(ConfigError, match=r"vary\.seed"):
         load_study(written(tmp_path / "s.yaml", vary={"seed": []}))
+
+
+@pytest.mark.parametrize(("text", "got"), [("- 1", "list"), ("", "nothing"), ("tiny", "str")])
+def test_a_study_is_a_mapping(text: str, got: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=rf"s\.yaml: expected a mapping of keys, got {got}; write a line"):
+        load_study(tmp_path / "s.yaml")
+
+
+def test_a_scenario_is_no_study() -> None:
+    with pytest.raises(
+        ConfigError, match="wearables is a scenario, not a study; use `fedquant run wearables`"
+    ):
+        load_study("wearables")

@@ -9,7 +9,7 @@ import pytest
 
 from fedquant.errors import ConfigError
 from fedquant.scenario import Scenario, find, load
-from fedquant.scenario.load import folder, override, read
+from fedquant.scenario.load import dump, folder, override, read
 
 BASE: dict[str, Any] = {
     "name": "small",
@@ -102,16 +102,79 @@ def test_files_and_yaml(tmp_path: Path) -> None:
         ("uplink={kind: data, codec: raw, replay: 3}", "uplink: replay needs cache: true"),
         ("uplink={kind: data, codec: raw, cache: true, normalize: batch}", "normalize: batch has no meaning"),
         ("uplink={kind: data, codec: raw, selection: most}", "unknown selection 'most'"),
-        ("uplink={kind: data, codec: qsgd}", "unknown data codec 'qsgd'"),
+        (
+            "uplink={kind: data, codec: qsgd}",
+            "unknown data codec 'qsgd': it codes vectors, for an uplink of kind: gradient or kind: delta; "
+            "known here: dataq, raw",
+        ),
+        ("uplink.codec=dataq", "unknown codec 'dataq': it codes samples, for an uplink of kind: data; known"),
+        (
+            "uplink={kind: data, codec: {name: dataq, m: 65536}, cache: true, refine: {factor: 2}}",
+            "refine.factor: 2 makes 131071 levels of m=65536, more than 65536; lower codec.m",
+        ),
         ("seed.x=1", "--set seed.x: seed is 3, it has no keys"),
         ("seed", "--set 'seed': expected key.path=value"),
         ("=3", "--set '=3': expected key.path=value"),
         ("seed=[1", "--set 'seed=[1': the value is not YAML"),
+        ("name=2020-13-01", "--set 'name=2020-13-01': the value is not YAML: month must be in 1..12"),
     ],
 )
 def test_mistakes_are_named(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         load(BASE, [change])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 1e-3),
+        ("1e30", 1e30),
+        ("1.e-3", 1e-3),
+        ("-1E+3", -1e3),
+        (".5e2", 50.0),
+        ("-.5", -0.5),
+        ("1e-05", 1e-5),
+        ("1.0e-3", 1e-3),
+        ("7", 7),
+        ("e3", "e3"),
+        ("1e", "1e"),
+        ("1.2.3", "1.2.3"),
+        ("'1e-3'", "1e-3"),
+    ],
+)
+def test_floats_are_those_of_yaml_1_2(text: str, value: object, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(f"lr: {text}", encoding="utf-8")
+    for got in (read(tmp_path / "x.yaml")["lr"], override({}, [f"lr={text}"])["lr"]):
+        assert got == value
+        assert type(got) is type(value)
+
+
+def test_a_small_step_survives_json() -> None:
+    """Which says 1e-05, and is how the apps are told."""
+    text = load(BASE, {"training.optimizer.lr": 1e-5}).to_json()
+    assert load(text).training.optimizer.arguments == {"lr": 1e-5}
+
+
+@pytest.mark.parametrize("name", ["1e3", "1.5", "007", "run", "2020-01-01", "yes"])
+def test_what_is_written_is_read_back(name: str, tmp_path: Path) -> None:
+    scenario = load(BASE, {"name": name, "training.optimizer.lr": 1e-5})
+    (tmp_path / "x.yaml").write_text(dump(scenario), encoding="utf-8")
+    assert load(tmp_path / "x.yaml").to_json() == scenario.to_json()
+
+
+def test_the_finest_refinement_that_there_is() -> None:
+    codec = {"name": "dataq", "m": 32768}
+    uplink = {"kind": "data", "codec": codec, "cache": True, "refine": {"factor": 2}}
+    assert load(BASE, {"uplink": uplink}).uplink.refine.factor == 2  # 65535 levels
+    with pytest.raises(ConfigError, match=r"refine\.factor: 2 makes 65537 levels"):
+        load(BASE, {"uplink": {**uplink, "codec": {**codec, "m": 32769}}})
+
+
+def test_a_study_is_no_scenario() -> None:
+    with pytest.raises(
+        ConfigError, match="is a study, not a scenario; use `fedquant compare studies/wearables`"
+    ):
+        load("studies/wearables")
 
 
 def test_fraction_and_sensors_per_round_exclude_each_other() -> None:

@@ -71,8 +71,9 @@ def news(root: Path) -> dict[str, object]:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "agnews"])
 def test_the_loss_of_dqsgd_falls(name: str, tmp_path: Path) -> None:
-    """20 rounds, of ResNets with two workers of 16 samples. The first steps overshoot at CIFAR-10's rate of 0.1, and batch norm has
-    gathered little until then.
+    """20 rounds, of ResNets with two workers of 16 samples.
+
+    The first steps overshoot at CIFAR-10's rate of 0.1, and batch norm has gathered little until then.
     """
     own = news(tmp_path) if name == "agnews" else {"task.sensors": 2, "training.batch_size": 16}
     scenario = load(f"papers/dqsgd/{name}", {**TINY, **own})
