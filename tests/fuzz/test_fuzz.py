@@ -49,7 +49,7 @@ def test_memory_is_bounded_by_the_spec(subject: str) -> None:
 
 def test_every_registered_codec_is_a_subject() -> None:
     assert set(subjects()) > PLAIN
-    assert len(subjects()) == 5 + sum(len(configs(kind)) for kind in KINDS)
+    assert len(subjects()) == 6 + sum(len(configs(kind)) for kind in KINDS)
 
 
 # ---- the harness finds what it is for
