@@ -59,7 +59,7 @@ def claims(found: Comparison) -> list[Claim]:
         *(
             Claim(
                 f"DataQ + selection reaches the same accuracy with {times} times fewer bits than {scheme}",
-                f"{found.gain(scheme):.3g} times fewer to {found.target:.0%}",
+                f"{_three(found.gain(scheme))} times fewer to {found.target:.0%}",
                 found.gain(scheme) >= times,
             )
             for scheme, times in GAINS.items()
@@ -81,7 +81,7 @@ def growth(found: Sequence[Comparison]) -> list[Claim]:
             continue
         for scheme in GAINS:
             gains = [c.gain(scheme) for c in group]
-            told = ", ".join(f"{g:.3g} at {c.ratio:,.0f}" for g, c in zip(gains, group, strict=True))
+            told = ", ".join(f"{_three(g)} at {c.ratio:,.0f}" for g, c in zip(gains, group, strict=True))
             text = f"the gain over {scheme} grows with h/d ({data})"
             claimed.append(Claim(text, told, all(a < b for a, b in pairwise(gains))))
     return claimed
@@ -149,7 +149,7 @@ def _table(found: Comparison) -> list[str]:
             percent(line),
             megabits(line.uplink),
             megabits(line.at_target),
-            f"{found.gain(line.scheme):.3g}",
+            f"{_three(found.gain(line.scheme))}",
             f"{found.epochs(line.scheme):.2f}",
         )
         for line in found.lines.values()
@@ -159,7 +159,11 @@ def _table(found: Comparison) -> list[str]:
 
 def megabits(n: float) -> str:
     """Three significant digits of n bytes, in Mbit."""
-    value = 8 * n / 1e6
+    return _three(8 * n / 1e6)
+
+
+def _three(value: float) -> str:
+    """At least three significant digits."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -167,8 +171,7 @@ def _payloads(found: Comparison) -> str:
     """How large they are: what h/d decides."""
     sizes = []
     for scheme in ("DataQ", *GAINS):
-        value = 8 * found.lines[scheme].uplink / found.scenario.training.rounds / 1e3
-        sizes.append(f"{value:,.0f}" if value >= 100 else f"{value:.3g}")
+        sizes.append(_three(8 * found.lines[scheme].uplink / found.scenario.training.rounds / 1e3))
     batch, *gradients = (f"{size} kbit" for size in sizes)
     return (
         f"A batch takes {batch} with DataQ, a gradient {' and '.join(gradients)} with {' and '.join(GAINS)}."
@@ -189,7 +192,7 @@ with coded indices; every node has a memory of its own. Bits are those of real p
 batch norm's buffers travel with gradients, and are the server's own where data travel. Means over seeds
 {seeds} (± standard deviation); the bits to an accuracy are read off the mean curve, at its evaluations.
 The paper has ResNet-18 on CIFAR-10 and ResNet-50 on ImageNet (`papers/daqusgd/cifar10`, `imagenet`), which
-take a GPU.
+take a GPU. The ResNets here see 1,280 images three times: their trainings are far from their end, and noisy.
 
 Command: `fedquant reproduce daqusgd-fig4{" --quick" if quick else ""}`
 """
