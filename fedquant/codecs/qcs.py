@@ -93,6 +93,10 @@ class QCS(Codec):
             )
         return _plan(self, spec.size, 2 * levels + 1)
 
+    def limit(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> int:
+        """Bytes of the longest body: of every body, where no entropy is coded."""
+        return self.plan(spec, knobs).bytes + self.entropy  # the form's own byte
+
     def gamma(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float:
         """γ of the worst partition: E‖x̂ − x‖² ≤ γ‖x‖² (Theorem 2), or γ/(γ+1)·‖x‖² for mmse (Lemma 3)."""
         return self.plan(spec, knobs).gamma
@@ -203,7 +207,7 @@ def _plan(codec: QCS, size: int, levels: int) -> Plan:
         k = codec.k if codec.k is not None else max(1, round(codec.k_over_n * codec.order))
         return plan(size, codec.order, k, levels, short)
     among = useful(size) if codec.order == "auto" else [codec.order]
-    budget = math.floor(4 * size / codec.gain) - HEADER_SIZE - codec.entropy  # its byte above the plain form
+    budget = math.floor(4 * size / codec.gain) - HEADER_SIZE - codec.entropy  # see `limit`
     found = best(size, budget, among, short)
     if found is None:
         raise CodecError(

@@ -78,6 +78,7 @@ CODECS = [
     {"scope": 50, "norm": "l2"},
     {"entropy": True},
     {"name": "qcs", "order": 64},
+    {"name": "qcs", "order": 64, "entropy": True},
     {"name": "error_feedback", "inner": {"name": "qsgd"}},
 ]
 
