@@ -34,12 +34,9 @@ class Participation:
             here = key.fold(round=round, purpose=Purpose.SENSORS)
             return sorted(rng.choice(here, self.sensors, self.per_round).tolist())
         lap, position = divmod(round - 1, self.rounds)
-        order = rng.permutation(key.fold(round=lap, purpose=Purpose.SENSORS), self.sensors)
+        order = rng.order(key.fold(round=lap, purpose=Purpose.SENSORS), self.sensors)
         return sorted(order[position * self.per_round :][: self.per_round].tolist())
 
     def turn(self, round: int) -> int:
-        """The how many-th time, from 1, it is at most that a sensor of this round takes part.
-
-        In turns all of a round's sensors do so for the same time; at random it is the round itself.
-        """
+        """Which of its turns, from 1, every sensor of a round takes; at random, the round itself."""
         return (round - 1) // self.rounds + 1 if self.scheme == "turns" else round

@@ -55,7 +55,7 @@ class Sampling:
                 key = key.fold(round=epoch, sensor=sensor, purpose=Purpose.BATCH)
                 start = position * n // turns_per_epoch
                 stop = (position + 1) * n // turns_per_epoch
-                return rng.permutation(key, n)[start:stop][:batch_size]
+                return rng.order(key, n)[start:stop][:batch_size]
             case "stream":
                 first = (turn - 1) * batch_size
                 return np.arange(min(first, n), min(first + batch_size, n), dtype=np.int64)

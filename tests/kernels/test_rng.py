@@ -75,6 +75,10 @@ def test_permutation_and_choice() -> None:
     assert order.tolist() != list(range(500))
     assert rng.choice(KEY, 500, 20).tolist() == order[:20].tolist()
     assert rng.permutation(KEY, 0).tolist() == []
+    kept = rng.order(KEY, 500)
+    assert kept.tolist() == order.tolist()
+    assert kept is rng.order(KEY, 500)
+    assert not kept.flags.writeable
     assert rng.choice(KEY, 3, 0).tolist() == []
     for k in (-1, 4):
         with pytest.raises(ValueError, match=f"k={k} is outside"):

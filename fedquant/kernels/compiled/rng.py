@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fedquant.kernels.compiled.jit import inlined, kernel, spread
-from fedquant.kernels.reference.rng import F32, U32, UNIT, choice, halves, integers, permutation
+from fedquant.kernels.reference.rng import F32, U32, UNIT, choice, halves, integers, order, permutation
 from fedquant.keys import Key
 
-__all__ = ["UNIT", "choice", "halves", "integers", "permutation", "uint32", "uniform"]
+__all__ = ["UNIT", "choice", "halves", "integers", "order", "permutation", "uint32", "uniform"]
 
 f32, i32, u32 = np.float32, np.int32, np.uint32  # numba widens what a cast does not hold
 

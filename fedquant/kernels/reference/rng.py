@@ -8,6 +8,7 @@ key alone two nearby keys give shifted copies of one stream.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -77,6 +78,14 @@ def permutation(key: Key, n: int) -> I64:
     """int64[n]: a uniform permutation of range(n), the order of n 64-bit draws."""
     draws = uint32(key, 2 * n).astype(np.uint64)
     return np.argsort(draws[0::2] << np.uint64(32) | draws[1::2], kind="stable").astype(np.int64)
+
+
+@lru_cache(maxsize=32)
+def order(key: Key, n: int) -> I64:
+    """`permutation`, read-only and kept: of a pass that takes one part of it after another."""
+    kept = permutation(key, n)
+    kept.flags.writeable = False
+    return kept
 
 
 def choice(key: Key, n: int, k: int) -> I64:
