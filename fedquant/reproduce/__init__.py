@@ -10,6 +10,7 @@ from typing import Final
 from fedquant.errors import ConfigError, suggest
 from fedquant.folder import writable
 from fedquant.machine import describe
+from fedquant.report.pyplot import pyplot
 
 EXPERIMENTS: Final = {
     "daqusgd-fig4": "fedquant.reproduce.daqusgd",
@@ -34,13 +35,14 @@ def reproduce(
 ) -> Path:
     """Runs an experiment into the folder `out`; its report, which ends with date and machine.
 
-    Raises ConfigError for an unknown name, and a folder that cannot be written.
+    Raises ConfigError without matplotlib, for an unknown name, and a folder that cannot be written.
     """
     if name not in EXPERIMENTS:
         raise ConfigError(f"unknown experiment {name!r}: {suggest(name, EXPERIMENTS)}")
     module = importlib.import_module(EXPERIMENTS[name])
     if matrix is not None and not name.startswith("dqgd"):
         raise ConfigError(f"{name}: takes no matrix")
+    pyplot()  # where it is missing, say so before hours of work
     writable(out, "--out")
     more = {} if matrix is None else {"matrix": matrix}
     report: Path = module.run(out, quick=quick, say=say, **more)

@@ -37,7 +37,6 @@ def run(
     runs: a folder that keeps finished runs; begun again, the command goes on where it was ended.
     changes: to every scenario, by path. Raises ConfigError without matplotlib, DataError without the data.
     """
-    report.panels(1)  # before an hour of work
     folder = runs / f"daqusgd-fig4{'-quick' if quick else ''}"
     found = train(quick, folder, processes, say, changes or {})
     _curves(out / "daqusgd-fig4", found)

@@ -58,7 +58,6 @@ def run(
     quick: fewer instances and rates. matrix: a Matrix Market file with full column rank (paper: ash331);
     None leaves that half of the figure out. Raises DataError for a bad file, ConfigError without matplotlib.
     """
-    report.panels(1)  # before minutes of work
     count, per = (25, 1) if quick else (500, 4)  # per: rates a bit
     grid = [1 + i / per for i in range(9 * per + 1)]
     problems = {f"Gaussian, n = {SIZE}, κ = {KAPPA:g}": gaussian(SEED, SIZE, KAPPA, count)}

@@ -48,7 +48,6 @@ def run(
     size: in place of what `quick` chooses. changes: to every scenario, by path.
     Raises ConfigError without matplotlib, DataError without the data.
     """
-    report.panels(1)  # before an hour of work
     size = size or (QUICK if quick else FULL)
     folder = runs / f"dqsgd-table1{'-quick' if quick else ''}"
     settings = train(size, folder, processes, say, changes or {})

@@ -86,7 +86,6 @@ def run(
     runs: a folder that keeps finished runs; begun again, the command goes on where it was ended.
     Raises ConfigError without matplotlib, DataError without MNIST.
     """
-    report.panels(1)  # before an hour of work
     size = QUICK if quick else FULL
     name = "qcs-training-quick" if quick else "qcs-training"
     found = train(name, [case.setting(size.evaluations) for case in size.cases], runs, processes, say)

@@ -147,7 +147,6 @@ def run(out: Path, quick: bool = False, say: Callable[[str], None] = lambda _: N
 
     Raises ConfigError without matplotlib, DataError without MNIST.
     """
-    report.panels(1)  # before minutes of work
     size, found = QUICK if quick else FULL, []
     for source, xs in vectors(size):
         say(f"{source}: {len(xs)} vectors")

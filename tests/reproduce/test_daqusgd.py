@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from fedquant.errors import ConfigError
 from fedquant.reproduce import daqusgd, daqusgd_runs
 from fedquant.reproduce.daqusgd_runs import SCHEMES, SELECTED, SETUPS, Comparison, Setup
 from fedquant.scenario import load
@@ -125,12 +124,3 @@ def test_the_whole_experiment_at_the_smallest_size(tmp_path: Path, monkeypatch: 
     assert all(int(line["uplink_bits"]) % 8 == 0 for line in lines)
     daqusgd.run(out, True, heard.append, tmp_path / "runs", 1, small)
     assert heard[6:] == ["MNIST, LeNet-5: 5 of 5 runs"]  # finished runs are kept
-
-
-def test_matplotlib_is_asked_for_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(count: int) -> None:
-        raise ConfigError("pictures need matplotlib")
-
-    monkeypatch.setattr(daqusgd.report, "panels", missing)
-    with pytest.raises(ConfigError, match="matplotlib"):
-        daqusgd.run(tmp_path)

@@ -27,6 +27,16 @@ def test_a_report_ends_with_date_and_machine(tmp_path: Path, monkeypatch: pytest
     )
 
 
+def test_matplotlib_is_asked_for_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise ConfigError("pictures need matplotlib")
+
+    monkeypatch.setattr(reproduce, "pyplot", missing)
+    monkeypatch.setattr(dqgd, "run", lambda *_, **__: pytest.fail("it began"))
+    with pytest.raises(ConfigError, match="matplotlib"):
+        reproduce.reproduce("dqgd-fig3", tmp_path)
+
+
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown experiment 'dqgd-fig4'.*dqgd-fig3"):
         reproduce.reproduce("dqgd-fig4", tmp_path)
