@@ -47,8 +47,13 @@ def main(grid: Grid, context: Context) -> None:
     scenario = load(str(context.run_config["scenario"]))
     if not isinstance(scenario.uplink, DescentUplink):
         from fedquant.tasks import learn
+        from fedquant.tasks.trainer import try_out
 
-        learn.use_threads(scenario.training.threads)
+        training = scenario.training
+        learn.use_threads(training.threads)
+        schedule = training.schedule.choice if training.schedule else None
+        # A mistake is told before an older run in the folder is replaced.
+        try_out(training.optimizer.choice, schedule, training.device)
     out = context.node_config.get("out") or os.environ.get("FEDQUANT_OUT")
     folder = Path(str(out)) if out else Path.cwd() / "runs" / f"{scenario.name}-{scenario.run_id:016x}"
     resume = context.node_config.get("resume", os.environ.get("FEDQUANT_RESUME") == "1")

@@ -30,8 +30,8 @@ class UplinkStrategy(RoundStrategy):
         self.trainer = Trainer(
             self.plan.task,
             self.plan.initial_model(),
-            (training.optimizer.name, training.optimizer.arguments),
-            None if schedule is None else (schedule.name, schedule.arguments),
+            training.optimizer.choice,
+            None if schedule is None else schedule.choice,
             training.device,
         )
         self.broadcast = Broadcast(self.plan, self.trainer.parameters())

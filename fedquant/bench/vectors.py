@@ -59,8 +59,7 @@ def _along(name: str, scenario: str, changes: Mapping[str, Any], rounds: int) ->
     training = checked.training
     learn.use_threads(training.threads)
     plan = make_plan(checked)
-    optimizer = training.optimizer.name, training.optimizer.arguments
-    trainer = Trainer(plan.task, plan.initial_model(), optimizer, device=training.device)
+    trainer = Trainer(plan.task, plan.initial_model(), training.optimizer.choice, device=training.device)
     kept: list[F32] = []
     for round in range(1, rounds + 1):
         each = []

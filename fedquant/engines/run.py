@@ -110,8 +110,6 @@ def _local(scenario: Scenario, folder: Path, resume: bool, on_round: Callable[[R
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     from flwr.app import Context, RecordDict
 
-    if not isinstance(scenario.uplink, DescentUplink):
-        _try_out(scenario)  # before an older run in the folder is replaced
     import clients.app
     import strategies.app
     from strategies.grid import LocalGrid
@@ -133,18 +131,6 @@ def _local(scenario: Scenario, folder: Path, resume: bool, on_round: Callable[[R
         log.removeHandler(handler)
         log.setLevel(level)
         flower.setLevel(quiet)
-
-
-def _try_out(scenario: Scenario) -> None:
-    from fedquant.tasks.trainer import try_out
-
-    training = scenario.training
-    optimizer, schedule = training.optimizer, training.schedule
-    try_out(
-        (optimizer.name, optimizer.arguments),
-        None if schedule is None else (schedule.name, schedule.arguments),
-        training.device,
-    )
 
 
 @contextmanager

@@ -38,8 +38,7 @@ def measure(scenario: Scenario) -> Distortion:
     learn.use_threads(scenario.training.threads)
     plan, training = make_plan(scenario), scenario.training
     spec, codec = plan.model_spec, uplink.codec
-    optimizer = training.optimizer.name, training.optimizer.arguments
-    trainer = Trainer(plan.task, plan.initial_model(), optimizer, device=training.device)
+    trainer = Trainer(plan.task, plan.initial_model(), training.optimizer.choice, device=training.device)
     sensors = range(min(SENSORS, scenario.sensors))
     states = {s: codec.init(spec) for s in sensors}
     sizes, errors = [], []

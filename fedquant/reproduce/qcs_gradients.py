@@ -29,9 +29,8 @@ def moments(scenario: Scenario, rounds: Sequence[int]) -> Iterator[Moment]:
     """The given rounds of training with uncompressed gradients, in order. Raises DataError without data."""
     learn.use_threads(scenario.training.threads)
     plan, training = make_plan(scenario), scenario.training
-    schedule = (training.schedule.name, training.schedule.arguments) if training.schedule else None
-    optimizer = training.optimizer.name, training.optimizer.arguments
-    trainer = Trainer(plan.task, plan.initial_model(), optimizer, schedule, training.device)
+    schedule = training.schedule.choice if training.schedule else None
+    trainer = Trainer(plan.task, plan.initial_model(), training.optimizer.choice, schedule, training.device)
     wanted = set(rounds)
     for round in range(1, max(wanted) + 1):
         gradients = []

@@ -141,6 +141,11 @@ class Optimizer(Section):
         """What is handed to the class."""
         return dict(self.__pydantic_extra__ or {})
 
+    @property
+    def choice(self) -> tuple[str, dict[str, Any]]:
+        """(name, arguments)."""
+        return self.name, self.arguments
+
 
 class Schedule(Optimizer):
     """A class of torch.optim.lr_scheduler (name: StepLR, …), and its arguments; one step a round."""
