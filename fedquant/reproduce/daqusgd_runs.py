@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from fedquant.engines.run import Row
 from fedquant.report.study import Study, execute
 from fedquant.report.table import Line, curve, summarise
+from fedquant.reproduce.sizes import model_size, sample_size
 from fedquant.scenario import Scenario, load
 
 
@@ -61,23 +62,12 @@ class Comparison:
     @cached_property
     def model_size(self) -> int:
         """h, the numbers of a gradient."""
-        from fedquant.tasks import base, learn
-
-        task = self.scenario.build_task
-        assert isinstance(task, base.Task)
-        return learn.segments(task.build_model())[-1]
+        return model_size(self.scenario)
 
     @cached_property
     def sample_size(self) -> int:
         """d, the numbers of a sample."""
-        from fedquant.tasks import base
-
-        task = self.scenario.build_task
-        assert isinstance(task, base.Task)
-        size = 1
-        for n in task.shape:
-            size *= n
-        return size
+        return sample_size(self.scenario)
 
     @property
     def ratio(self) -> float:
@@ -87,12 +77,16 @@ class Comparison:
     @cached_property
     def target(self) -> float:
         """The accuracy in [0, 1] whose bits are compared: the highest whole percent that all reach."""
-        return summarise(self.runs)[0]
+        return self._summary[0]
 
     @cached_property
     def lines(self) -> dict[str, Line]:
         """Means by scheme."""
-        return {line.scheme: line for line in summarise(self.runs)[1]}
+        return {line.scheme: line for line in self._summary[1]}
+
+    @cached_property
+    def _summary(self) -> tuple[float, list[Line]]:
+        return summarise(self.runs)
 
     def gain(self, scheme: str) -> float:
         """How many times the bits of DataQ with selection a scheme takes to the target."""

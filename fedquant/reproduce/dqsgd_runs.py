@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from fedquant.engines.run import Row
 from fedquant.report.study import Study, execute
+from fedquant.reproduce.sizes import model_size
 from fedquant.scenario import Scenario, load
 
 TASKS: Final = {
@@ -82,11 +83,7 @@ class Setting:
     @cached_property
     def numbers(self) -> int:
         """h, the model's parameters."""
-        from fedquant.tasks import base, learn
-
-        task = self.scenario.build_task
-        assert isinstance(task, base.Task)
-        return learn.segments(task.build_model())[-1]
+        return model_size(self.scenario)
 
     def accuracies(self, scheme: str) -> list[float]:
         """By seed, in percent: the mean of the last evaluations."""
