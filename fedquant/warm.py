@@ -16,7 +16,15 @@ from fedquant.keys import Key
 
 # One configuration for each way through the kernels; what is not named here has only one.
 _VARIANTS: dict[str, list[dict[str, Any]]] = {
-    "qsgd": [{"bits": 4}, {"bits": 3}, {"levels": 300, "norm": "l2"}, {"levels": 300, "entropy": True}],
+    "qsgd": [
+        {"bits": 4},
+        {"bits": 3},
+        {"bits": 4, "scope": 512},
+        {"bits": 3, "scope": 512},
+        {"levels": 300, "norm": "l2"},
+        {"levels": 300, "norm": "l2", "scope": 512},
+        {"levels": 300, "entropy": True},
+    ],
     "ecq": [{}, {"dither": True}, {"bytes": 300}],
     "qcs": [{}, {"q": 0.5}, {"q": 7.5, "order": 12}, {"k": 1}],
     "error_feedback": [{"inner": "sign"}],

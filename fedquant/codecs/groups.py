@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from fedquant.codecs.base import Array, Spec
@@ -28,14 +29,22 @@ def groups(spec: Spec, scope: Scope) -> tuple[tuple[int, int], ...]:
     return tuple((start, end) for start, end in zip((0, *ends), ends, strict=False) if end > start)
 
 
+@lru_cache(maxsize=64)
+def bounds(cuts: tuple[tuple[int, int], ...]) -> npt.NDArray[np.int64]:
+    """int64[g + 1], read-only: where neighbouring groups begin and end."""
+    out = np.array([start for start, _ in cuts[:1]] + [stop for _, stop in cuts] or [0], np.int64)
+    out.flags.writeable = False
+    return out
+
+
 def largest(spec: Spec, scope: Scope) -> int:
     """Numbers of the largest group."""
     return max((stop - start for start, stop in groups(spec, scope)), default=0)
 
 
-def pack_scales(scales: Sequence[np.float32]) -> bytes:
+def pack_scales(scales: Array | Sequence[np.float32]) -> bytes:
     """One float32 a group, little-endian."""
-    return np.array(scales, "<f4").tobytes()
+    return np.asarray(scales, "<f4").tobytes()
 
 
 def unpack_scales(data: bytes, n: int, name: str) -> Array:

@@ -11,7 +11,7 @@ first, of their codes in order; the lengths of all containers but the last, vari
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -19,9 +19,9 @@ import numpy as np
 from fedquant.codecs import entropy
 from fedquant.codecs.base import Array, Sent, Spec
 from fedquant.codecs.frequencies import read_varint, varint
-from fedquant.codecs.groups import pack_scales, unpack_scales
+from fedquant.codecs.groups import bounds, pack_scales, unpack_scales
 from fedquant.errors import CodecError
-from fedquant.kernels import fused, pack, quantize
+from fedquant.kernels import buckets, fused, pack, quantize
 from fedquant.keys import Key
 
 Cuts = Sequence[tuple[int, int]]
@@ -47,30 +47,23 @@ def of_bits(bits: int) -> Fineness:
     return Fineness((1 << (bits - 1)) - 1, bits if bits in (2, 4, 8) else 0)
 
 
-def encode_groups(x: Array, cuts: Cuts, scales: Sequence[np.float32], levels: Levels, key: Key) -> bytes:
-    """The body of x: float32[size], cut at `cuts`, where no |x| of a group exceeds its scale."""
+def encode_groups(x: Array, cuts: Cuts, scales: Array, levels: Levels, key: Key) -> bytes:
+    """The body of x: float32[size], cut at `cuts`, where no |x| of a group exceeds its scale: float32[g]."""
     bodies: list[bytes | memoryview] = [pack_scales(scales)]
-    for (start, stop), scale, (s, bits) in zip(cuts, scales, _each(levels, cuts), strict=True):
-        if scale == 0:
-            continue
-        group = x[start:stop]
-        if bits:
-            bodies.append(fused.quantize_bits(group, float(scale), s, bits, "stochastic", key, start))
-        else:
-            codes = quantize.to_levels(group, float(scale), s, "stochastic", key, start)
-            bodies.append(pack.pack_radix(codes, 2 * s + 1))
+    for run in _runs(cuts, scales, levels):
+        bodies.append(buckets.encode(x, run.bounds, run.scales, *run.fine, key))
     return b"".join(bodies)
 
 
 def decode_groups(data: bytes, size: int, cuts: Cuts, levels: Levels, name: str) -> Array:
     """float32[size] of a body. Raises CodecError, in the name of codec `name`, for a bad one."""
-    out = np.zeros(size, np.float32)
-    for start, stop, scale, (s, bits), part in _parts(data, cuts, levels, name):
-        if bits:
-            fused.dequantize_bits(part, stop - start, scale, s, bits, out[start:stop])
-        else:
-            codes = pack.unpack_radix(bytes(part), stop - start, 2 * s + 1)
-            out[start:stop] = quantize.from_levels(codes, scale, s)
+    runs = _runs(cuts, unpack_scales(data, len(cuts), name), levels)
+    view, at, out = memoryview(data), 4 * len(cuts), np.zeros(size, np.float32)
+    sizes = [int(buckets.sizes(run.bounds, run.scales, *run.fine).sum()) for run in runs]
+    _check_size(data, at + sum(sizes), name)
+    for run, taken in zip(runs, sizes, strict=True):
+        buckets.decode(view[at : at + taken], run.bounds, run.scales, *run.fine, out)
+        at += taken
     return out
 
 
@@ -97,9 +90,7 @@ def add_groups(
     return refused
 
 
-def encode_coded(
-    x: Array, spec: Spec, cuts: Cuts, scales: Sequence[np.float32], levels: Levels, key: Key
-) -> bytes:
+def encode_coded(x: Array, spec: Spec, cuts: Cuts, scales: Array, levels: Levels, key: Key) -> bytes:
     """The entropy-coded body of x: float32[size]."""
     scale_at, streams = dict(zip(cuts, scales, strict=True)), []
     for s, own, ends in _containers(spec, cuts, levels):
@@ -147,6 +138,23 @@ def longest(spec: Spec, cuts: Cuts, levels: Levels, coded: bool) -> int:
     return scales + sum(len(varint(limit)) for limit in limits[:-1]) + sum(limits)
 
 
+class _Run(NamedTuple):
+    """Neighbouring groups of one fineness."""
+
+    bounds: buckets.I64
+    scales: Array
+    fine: Fineness
+
+
+def _runs(cuts: Cuts, scales: Array, levels: Levels) -> list[_Run]:
+    ends, found, first = bounds(tuple(cuts)), [], 0
+    for fine, same in groupby(_each(levels, cuts)):
+        last = first + len(list(same))
+        found.append(_Run(ends[first : last + 1], scales[first:last], fine))
+        first = last
+    return found
+
+
 class _Part(NamedTuple):
     """The codes of a group whose scale is not zero."""
 
@@ -165,9 +173,13 @@ def _parts(data: bytes, cuts: Cuts, levels: Levels, name: str) -> list[_Part]:
             end = at + fine.size(stop - start)
             found.append(_Part(start, stop, float(scale), fine, view[at:end]))
             at = end
-    if at != len(data):
-        raise CodecError(f"{name}: body of {len(data)} bytes, expected {at}")
+    _check_size(data, at, name)
     return found
+
+
+def _check_size(data: bytes, expected: int, name: str) -> None:
+    if len(data) != expected:
+        raise CodecError(f"{name}: body of {len(data)} bytes, expected {expected}")
 
 
 def _containers(spec: Spec, cuts: Cuts, levels: Levels) -> list[tuple[int, Cuts, Sequence[int]]]:

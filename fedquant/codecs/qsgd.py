@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from fedquant.codecs.base import Array, Body, Codec, Sent, Spec, State
-from fedquant.codecs.groups import Scope, groups
+from fedquant.codecs.groups import Scope, bounds, groups
 from fedquant.codecs.levels import (
     Fineness,
     add_groups,
@@ -29,11 +29,13 @@ from fedquant.codecs.levels import (
     of_bits,
 )
 from fedquant.errors import CodecError
-from fedquant.kernels import scan
+from fedquant.kernels import buckets
 from fedquant.keys import Key
 from fedquant.wire import NO_KNOBS, Knobs
 
 MAX_LEVELS = 1 << 16
+_FEW: Final = 64  # groups, for more of which to decode and to add is quicker than to add one after another
+_MAX: Final = np.finfo(np.float32).max
 _LIMITS: Final = {"bits": (2, 16, "<u1"), "levels": (1, MAX_LEVELS, "<u2")}
 """Of a knob: least and largest value, and how a value a segment is written."""
 
@@ -101,23 +103,22 @@ class QSGD(Codec):
             return max((min(n / s**2, math.sqrt(n) / s) for n, s in found), default=0.0)
         return max((min(n / (4 * s**2), (1 + math.sqrt(n)) / (2 * s)) for n, s in found), default=0.0)
 
-    def _scale(self, x: Array) -> np.float32:
+    def _scales(self, x: Array, ends: buckets.I64) -> Array:
         if self.norm == "max":
-            return np.float32(scan.max_abs(x))
-        norm = math.sqrt(scan.sum_squares(x))
-        if not math.isfinite(norm):
-            return np.float32(norm)
-        if norm > float(np.finfo(np.float32).max):
-            raise CodecError(f"qsgd: the l2 norm {norm:g} does not fit float32; use norm: max")
-        scale = np.float32(norm)  # rounded up, so that no number exceeds it
-        if float(scale) < norm:
-            scale = np.nextafter(scale, np.float32(np.inf), dtype=np.float32)
-        return min(scale, np.finfo(np.float32).max)
+            return buckets.max_abs(x, ends)
+        norms = np.sqrt(buckets.sum_squares(x, ends))
+        largest = norms.max(initial=0)
+        if np.isfinite(largest) and largest > _MAX:
+            raise CodecError(f"qsgd: the l2 norm {largest:g} does not fit float32; use norm: max")
+        with np.errstate(over="ignore"):
+            scales = norms.astype(np.float32)
+            above = np.minimum(np.nextafter(scales, np.float32(np.inf)), _MAX)
+        return np.where(scales < norms, above, scales)  # rounded up, so that no number exceeds it
 
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         fine, cuts = self.finenesses(spec, knobs), groups(spec, self.scope)
-        scales = [self._scale(x[start:stop]) for start, stop in cuts]
-        if not all(map(math.isfinite, scales)):
+        scales = self._scales(x, bounds(cuts))
+        if not np.isfinite(scales).all():
             self.refuse_nonfinite(x)
         if self.entropy:
             data = encode_coded(x, spec, cuts, scales, fine, key)
@@ -134,10 +135,10 @@ class QSGD(Codec):
     def _add_bodies(
         self, out: Array, sent: Sequence[Sent], spec: Spec, knobs: Knobs
     ) -> dict[int, CodecError]:
-        fine = self.finenesses(spec, knobs)
-        if self.entropy or not all(bits for _, bits in fine):
+        fine, cuts = self.finenesses(spec, knobs), groups(spec, self.scope)
+        if self.entropy or len(cuts) > _FEW or not all(bits for _, bits in fine):
             return super()._add_bodies(out, sent, spec, knobs)
-        return add_groups(out, sent, groups(spec, self.scope), fine, self.name)
+        return add_groups(out, sent, cuts, fine, self.name)
 
 
 def each_segment(name: str, values: Sequence[int]) -> Knobs:

@@ -17,9 +17,9 @@ from pydantic import Field
 
 from fedquant.codecs.base import Array, Body, Codec, Spec, State
 from fedquant.codecs.configured import ENCODER_ONLY
-from fedquant.codecs.groups import Scope, groups, largest
+from fedquant.codecs.groups import Scope, bounds, groups, largest
 from fedquant.codecs.levels import decode_coded, decode_groups, encode_coded, encode_groups
-from fedquant.kernels import scan
+from fedquant.kernels import buckets
 from fedquant.keys import Key
 from fedquant.wire import NO_KNOBS, Knobs
 
@@ -55,20 +55,22 @@ class TernGrad(Codec):
             return None
         return (math.sqrt(max(largest(spec, self.scope), 1)) - 1) / 2
 
-    def _scale(self, x: Array) -> np.float32:
-        top = scan.max_abs(x)
-        if self.clip is not None:
-            top = min(top, self.clip * math.sqrt(scan.sum_squares(x) / x.size))
-        return np.float32(top)
+    def _scales(self, x: Array, ends: buckets.I64) -> Array:
+        top = buckets.max_abs(x, ends)
+        if self.clip is None:
+            return top
+        deviation = np.sqrt(buckets.sum_squares(x, ends) / np.diff(ends))
+        with np.errstate(over="ignore"):  # a limit of infinity is none
+            return np.minimum(top, self.clip * deviation).astype(np.float32)
 
     def _encode_body(self, x: Array, spec: Spec, key: Key, state: State, knobs: Knobs) -> Body:
         cuts = groups(spec, self.scope)
-        scales = [self._scale(x[start:stop]) for start, stop in cuts]
-        if not all(map(math.isfinite, scales)):
+        scales = self._scales(x, bounds(cuts))
+        if not np.isfinite(scales).all():
             self.refuse_nonfinite(x)
         if self.clip is not None:
-            clipped = [np.clip(x[a:b], -scale, scale) for (a, b), scale in zip(cuts, scales, strict=True)]
-            x = np.concatenate([x[:0], *clipped])
+            limits = np.repeat(scales, np.diff(bounds(cuts)))
+            x = np.clip(x, -limits, limits)
         if self.entropy:
             data = encode_coded(x, spec, cuts, scales, 1, key)
         else:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from fedquant.kernels.compiled.jit import kernel, spread
 from fedquant.kernels.compiled.quantize import code, grid, place
@@ -27,7 +26,7 @@ _SPAN: Final = 1 << 17  # numbers that stay in a core's cache while payload afte
 
 
 @kernel
-def _quantize(x, out, bits, offset, scale, gain, shift, s, stochastic, low, high):  # type: ignore[no-untyped-def]
+def quantize_planar(x, out, bits, offset, scale, gain, shift, s, stochastic, low, high):  # type: ignore[no-untyped-def]
     per_byte, radix = 8 // bits, RADIX[bits]
     room, sums = np.empty(PLANE * per_byte, f32), np.empty(PLANE, i32)
     for at in range(0, out.size, PLANE):
@@ -52,7 +51,18 @@ def _quantize(x, out, bits, offset, scale, gain, shift, s, stochastic, low, high
 
 
 @kernel
-def _has_above(data, bits, limit):  # type: ignore[no-untyped-def]
+def padded(data, n, bits):  # type: ignore[no-untyped-def]
+    """Whether a code that is missing from the last block is not 0."""
+    tail = n % (PLANE * 8 // bits)
+    height, mask = -(-tail * bits // 8), (1 << bits) - 1
+    row, extra = data[data.size - height :], 0
+    for i in range(tail, height * 8 // bits):
+        extra |= row[i % height] >> i // height * bits & mask
+    return extra != 0
+
+
+@kernel
+def has_above(data, bits, limit):  # type: ignore[no-untyped-def]
     """Whether a code of whole bytes is above `limit`."""
     for at in range(0, data.size, _ROWS):
         row = data[at : at + _ROWS]
@@ -66,7 +76,7 @@ def _has_above(data, bits, limit):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _dequantize(data, out, bits, s, step):  # type: ignore[no-untyped-def]
+def dequantize_planar(data, out, bits, s, step):  # type: ignore[no-untyped-def]
     mask, per_byte = i32((1 << bits) - 1), 8 // bits
     for at in range(0, data.size, PLANE):
         row = data[at : at + PLANE]
@@ -103,7 +113,7 @@ def quantize_bits(
     x, out = np.ascontiguousarray(x), np.empty(bits_size(x.size, bits), u8)
 
     def run(a: int, b: int) -> None:
-        _quantize(x[a:b], out[a * bits // 8 : -(-b * bits // 8)], bits, offset + a, *known)
+        quantize_planar(x[a:b], out[a * bits // 8 : -(-b * bits // 8)], bits, offset + a, *known)
 
     spread(run, x.size, PLANE * 8 // bits)
     return out.data.toreadonly()
@@ -112,18 +122,8 @@ def quantize_bits(
 def check_bits(data: Packed, n: int, s: int, bits: int) -> None:
     """Raises CodecError for a wrong length, padding that is not zero or a code above 2s."""
     raw = np.frombuffer(data, u8)
-    if raw.size != bits_size(n, bits) or _padded(raw, n, bits) or _has_above(raw, bits, 2 * s):
+    if raw.size != bits_size(n, bits) or padded(raw, n, bits) or has_above(raw, bits, 2 * s):
         reference.check_bits(data, n, s, bits)  # says what is wrong
-
-
-def _padded(raw: npt.NDArray[np.uint8], n: int, bits: int) -> bool:
-    """Whether a code that is missing from the last block is not 0."""
-    tail = n % (PLANE * 8 // bits)
-    if tail * bits % 8 == 0:
-        return False
-    height, mask = -(-tail * bits // 8), (1 << bits) - 1
-    row = raw[raw.size - height :]
-    return any(row[i % height] >> i // height * bits & mask for i in range(tail, height * 8 // bits))
 
 
 def dequantize_bits(data: Packed, n: int, scale: float, s: int, bits: int, out: F32 | None = None) -> F32:
@@ -133,7 +133,7 @@ def dequantize_bits(data: Packed, n: int, scale: float, s: int, bits: int, out: 
     values = np.empty(n, f32) if out is None else out
 
     def run(a: int, b: int) -> None:
-        _dequantize(raw[a * bits // 8 : -(-b * bits // 8)], values[a:b], bits, s, size)
+        dequantize_planar(raw[a * bits // 8 : -(-b * bits // 8)], values[a:b], bits, s, size)
 
     spread(run, n, PLANE * 8 // bits)
     return values

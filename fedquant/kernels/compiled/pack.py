@@ -41,7 +41,7 @@ def _raw(data: bytes) -> Bytes:
     return raw
 
 
-def _words(raw: Bytes) -> npt.NDArray[np.uint32]:
+def word_view(raw: Bytes) -> npt.NDArray[np.uint32]:
     """The 32-bit word that starts at each byte; every machine that numba knows is little-endian."""
     return np.ndarray((max(raw.size - 3, 0),), u32, raw, 0, (1,))
 
@@ -111,7 +111,7 @@ def pack_radix(codes: Codes, levels: int) -> bytes:
     codes = _flat(codes)
     digits, width = radix_group(levels)
     out = np.empty(radix_size(codes.size, levels), u8)
-    words = _words(out)
+    words = word_view(out)
 
     def run(a: int, b: int) -> None:
         start, stop = a // digits * width, b // digits * width if b < codes.size else out.size
@@ -131,7 +131,7 @@ def unpack_radix(data: bytes, n: int, levels: int) -> Codes:
         return reference.unpack_radix(data, n, levels)  # raises, or there is nothing to unpack
     raw = _raw(data)
     out: Codes = np.empty(n, u8 if levels <= 256 else u32)
-    words = _words(raw)
+    words = word_view(raw)
     plan = radix_plan.plan(levels)
     digits, width = plan.digits, plan.width
 

@@ -73,7 +73,7 @@ def code(level, up, s):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _to_levels(x, out, offset, scale, gain, shift, s, stochastic, low, high):  # type: ignore[no-untyped-def]
+def levels_of(x, out, offset, scale, gain, shift, s, stochastic, low, high):  # type: ignore[no-untyped-def]
     room = np.empty(_BLOCK, f32)
     for start in range(0, x.size, _BLOCK):
         codes = out[start : start + _BLOCK]
@@ -90,7 +90,7 @@ def _to_levels(x, out, offset, scale, gain, shift, s, stochastic, low, high):  #
 
 
 @kernel
-def _from_levels(codes, out, s, step):  # type: ignore[no-untyped-def]
+def values_of(codes, out, s, step):  # type: ignore[no-untyped-def]
     for i in range(out.size):
         out[i] = f32(i32(i32(codes[i]) - i32(s))) * step
 
@@ -110,7 +110,7 @@ def to_levels(
     known = grid(scale, s, rounding, key, x.size, offset)
     x = np.ascontiguousarray(x)
     out: Codes = np.empty(x.size, code_type(s))
-    spread(lambda a, b: _to_levels(x[a:b], out[a:b], offset + a, *known), x.size)
+    spread(lambda a, b: levels_of(x[a:b], out[a:b], offset + a, *known), x.size)
     return out
 
 
@@ -118,5 +118,5 @@ def from_levels(codes: npt.NDArray[Any], scale: float, s: int) -> F32:
     """float32[n]: (c − s)·scale/s."""
     codes = np.ascontiguousarray(codes, np.uint8 if codes.dtype == np.uint8 else u32)
     size, out = step(scale, s), np.empty(codes.size, f32)
-    spread(lambda a, b: _from_levels(codes[a:b], out[a:b], s, size), codes.size)
+    spread(lambda a, b: values_of(codes[a:b], out[a:b], s, size), codes.size)
     return out

@@ -19,7 +19,7 @@ i32, i64 = np.int32, np.int64
 
 
 @kernel
-def _max_abs32(x):  # type: ignore[no-untyped-def]
+def max_abs32(x):  # type: ignore[no-untyped-def]
     bits, top = x.view(i32), i32(0)
     for i in range(bits.size):
         top = max(top, i32(bits[i] & i32(0x7FFFFFFF)))
@@ -37,7 +37,7 @@ def _max_abs64(x):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _lane_sum(x, square):  # type: ignore[no-untyped-def]
+def lane_sum(x, square):  # type: ignore[no-untyped-def]
     lanes = np.zeros(LANES, np.float64)
     for start in range(0, x.size, LANES):
         row = x[start : start + LANES]
@@ -55,16 +55,16 @@ def _lane_sum(x, square):  # type: ignore[no-untyped-def]
 def max_abs(x: npt.NDArray[Any]) -> float:
     """max |x_i| of float32[n] or float64[n]; 0 for n = 0; NaN or infinity where x holds one."""
     x = np.ascontiguousarray(x)
-    largest = _max_abs32 if x.dtype == np.float32 else _max_abs64
+    largest = max_abs32 if x.dtype == np.float32 else _max_abs64
     parts = spread(lambda a, b: largest(x[a:b]), x.size)
     return float(parts[0] if len(parts) == 1 else np.max(parts))  # np.max: a NaN of any part stays
 
 
 def sum_squares(x: npt.NDArray[Any]) -> float:
     """Σ x_i² in float64: 256 lanes, each summed in order, then a halving tree over the lanes."""
-    return float(_lane_sum(np.ascontiguousarray(x), True))
+    return float(lane_sum(np.ascontiguousarray(x), True))
 
 
 def sum_abs(x: npt.NDArray[Any]) -> float:
     """Σ |x_i| in float64, in the order of `sum_squares`."""
-    return float(_lane_sum(np.ascontiguousarray(x), False))
+    return float(lane_sum(np.ascontiguousarray(x), False))
