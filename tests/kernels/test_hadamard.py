@@ -105,6 +105,8 @@ def test_threads_give_the_same_bits() -> None:
     assert np.array_equal(one[1], other[1])
     here = decoded(reference, *one, 256, 200, 3, 1.0)
     assert np.array_equal(here, decoded(compiled, *one, 256, 200, 3, 1.0))
+    rows = x.reshape(-1, 256)
+    assert np.array_equal(reference.transform(rows), compiled.transform(rows))
 
 
 @both

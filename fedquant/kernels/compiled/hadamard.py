@@ -139,9 +139,9 @@ def _columns(order: int, transpose: bool) -> F32:
 
 def transform(x: F32, transpose: bool = False) -> F32:
     """H·x, or Hᵀ·x, of each row of x: float32[rows, order]."""
-    out = np.empty(x.shape, np.float32)
-    flat = np.ascontiguousarray(x).reshape(-1)
-    _transform(flat, out.reshape(-1), x.shape[1], _columns(x.shape[1], transpose))
+    out, order, columns = np.empty(x.shape, f32), x.shape[1], _columns(x.shape[1], transpose)
+    flat, mixed = np.ascontiguousarray(x).reshape(-1), out.reshape(-1)
+    spread(lambda a, b: _transform(flat[a:b], mixed[a:b], order, columns), flat.size, order)
     return out
 
 
