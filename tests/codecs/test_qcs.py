@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,116 +9,12 @@ import pytest
 from fedquant import registry, wire
 from fedquant.codecs.base import Spec
 from fedquant.codecs.qcs import QCS
-from fedquant.codecs.qcs_design import gamma, plan, useful
+from fedquant.codecs.qcs_design import plan, useful
 from fedquant.errors import CodecError, ConfigError
-from fedquant.kernels import pack, rng
+from fedquant.kernels import pack
 from fedquant.kernels.reference import hadamard
-from fedquant.keys import Key
-from fedquant.wire import HEADER_SIZE, NO_KNOBS
-
-KEY = Key(21)
-
-
-def gaussian(n: int, sensor: int = 0) -> np.ndarray:
-    u = rng.uniform(Key(5, sensor=sensor), 2 * n).astype(float)
-    return (np.sqrt(-2 * np.log1p(-u[:n])) * np.cos(2 * np.pi * u[n:])).astype(np.float32)
-
-
-def through(codec: QCS, x: np.ndarray, key: Key = KEY) -> np.ndarray:
-    spec = Spec(x.size)
-    return codec.decode(codec.encode(x, spec, key)[0], spec, key)
-
-
-def errors(codec: QCS, x: np.ndarray, trials: int) -> np.ndarray:
-    """float64[trials, size]: what comes back minus x, over as many rounds."""
-    return np.stack([through(codec, x, KEY.fold(round=t)).astype(float) - x for t in range(trials)])
-
-
-def nmse(e: np.ndarray, x: np.ndarray) -> tuple[float, float]:
-    """(‖e‖²/‖x‖² on average, five standard deviations of that average)."""
-    each = (e**2).sum(axis=1) / (x.astype(float) ** 2).sum()
-    return float(each.mean()), float(5 * each.std() / np.sqrt(len(each)))
-
-
-UNBIASED = [
-    QCS(),
-    QCS(q=0.5),
-    QCS(q=7.5),
-    QCS(k_over_n=0.5),
-    QCS(order=100, k=37, q=2.0),
-    QCS(order=128, scale="bfloat16"),
-    QCS(order=16, k=1),
-    QCS(order=48, k=2, q=0.5),
-    QCS(gain=32, order="auto"),
-]
-
-
-@pytest.mark.parametrize("codec", UNBIASED, ids=str)
-@pytest.mark.parametrize("n", [256, 300])
-def test_errors_average_out_and_stay_within_gamma(codec: QCS, n: int) -> None:
-    trials, x = 400, gaussian(n)
-    e = errors(codec, x, trials)
-    measured, margin = nmse(e, x)
-    bound = codec.variance_bound(Spec(n))
-    assert bound is not None
-    assert measured <= bound + margin
-    # The mean error has trials times less energy. Its sum of n squares is within 5·sqrt(2/n) of that if
-    # they are independent; a partition's share k/n (at least 1/16 here) leaves that many fewer of them.
-    share = min(run.k / run.order for run in codec.plan(Spec(n)).runs)
-    mean = (e.mean(axis=0) ** 2).sum() / (x.astype(float) ** 2).sum()
-    assert mean <= measured / trials * (1 + 5 * np.sqrt(2 / (n * share)))
-
-
-def test_errors_of_a_spike_stay_within_gamma() -> None:
-    x = np.zeros(256, np.float32)
-    x[7] = 3
-    for codec in (QCS(), QCS(q=0.5), QCS(k=64)):
-        measured, margin = nmse(errors(codec, x, 200), x)
-        bound = codec.variance_bound(Spec(256))
-        assert bound is not None
-        assert measured <= bound + margin
-
-
-def test_the_error_of_256_ternary_coefficients() -> None:
-    x = gaussian(256)
-    measured, margin = nmse(errors(QCS(), x, 300), x)
-    # ς²/12 a coefficient with ς = ‖v‖∞: about 256/12 times E max² of 256 normal numbers, which is 9.5/256
-    assert abs(measured - 0.79) < 0.02 + margin
-    assert QCS().variance_bound(Spec(256)) == pytest.approx(256 / 4 * math.log(256) / 255)
-
-
-@pytest.mark.parametrize(("q", "k_over_n"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.25)])
-def test_mmse_is_closer_and_biased(q: float, k_over_n: float) -> None:
-    x = gaussian(300)
-    free, _ = nmse(errors(QCS(q=q, k_over_n=k_over_n), x, 200), x)
-    codec = QCS(q=q, k_over_n=k_over_n, estimator="mmse")
-    close, margin = nmse(errors(codec, x, 200), x)
-    g = codec.gamma(Spec(300))
-    assert close < free
-    assert close <= g / (g + 1) + margin
-    assert codec.variance_bound(Spec(300)) is None
-
-
-def test_errors_of_two_workers_are_uncorrelated() -> None:
-    n, trials, x = 256, 300, gaussian(256)
-    pairs = []
-    for t in range(trials):
-        a, b = (through(QCS(), x, KEY.fold(round=t, sensor=s)).astype(float) - x for s in (1, 2))
-        pairs.append((a @ b) / np.sqrt((a @ a) * (b @ b)))
-    # the cosine of two independent directions in n dimensions has sd 1/sqrt(n); 5 sigma of the mean
-    assert abs(np.mean(pairs)) < 5 / np.sqrt(n * trials)
-
-
-def test_gamma() -> None:
-    assert gamma(256, 256, 3) == pytest.approx(1.3917, abs=1e-4)
-    assert gamma(64, 1, 2) == 63
-    assert gamma(64, 16, 2) == pytest.approx(3 + 64 * math.log(16) / 15)
-    assert gamma(64, 16, 16) == pytest.approx(3 + 64 / (4 * 7.5**2) * math.log(16) / 15)
-    assert gamma(64, 64, 3, short=True) == pytest.approx(gamma(64, 64, 3) * (1 + 2**-7) ** 2)
-
-
-# ---- bytes
-
+from fedquant.wire import HEADER_SIZE
+from tests.codecs.qcs_cases import KEY, body_of, gaussian, through
 
 GOLDEN = [
     (QCS(), "a05b9f40558204"),
@@ -225,73 +120,6 @@ def test_any_length(codec: QCS, n: int) -> None:
         assert np.array_equal(x, y)
 
 
-# ---- entropy coding
-
-CODED = [
-    QCS(),
-    QCS(q=0.5),
-    QCS(q=7.5),
-    QCS(q=127.5),
-    QCS(order=100, q=2),
-    QCS(order=48, k=20, q=3),
-    QCS(order=64, k=1),
-    QCS(scale="bfloat16", estimator="mmse"),
-]
-
-
-@pytest.mark.parametrize("codec", CODED, ids=str)
-@pytest.mark.parametrize("n", [0, 1, 2, 3, 100, 255, 256, 257, 700, 5000])
-def test_coded_bodies_decode_to_the_same_numbers(codec: QCS, n: int) -> None:
-    spec, coded = Spec(n), replace(codec, entropy=True)
-    x = gaussian(n)
-    holes = x.copy()
-    holes[256:600] = 0  # with whole partitions among them, and at n = 257 the last
-    for numbers in (x, holes, np.zeros(n, np.float32), np.ones(n, np.float32)):
-        payload, _ = coded.encode(numbers, spec, KEY)
-        plain, _ = codec.encode(numbers, spec, KEY)
-        assert len(payload) <= len(plain) + 1
-        assert np.array_equal(coded.decode(payload, spec, KEY), codec.decode(plain, spec, KEY))
-
-
-@pytest.mark.parametrize(("order", "zeros"), [(100, 0.7047), (128, 0.7134), (256, 0.7345)])
-def test_ternary_coefficients_cost_their_entropy(order: int, zeros: float) -> None:
-    # P(q = 0) = 1 − E|v|/ς = 1 − E[mean/max of `order` normal magnitudes], by simulation; 1.17 … 1.10 bits
-    entropy = -zeros * math.log2(zeros) - (1 - zeros) * math.log2((1 - zeros) / 2)
-    n = 50_000 // order * order
-    codec = QCS(order=order, entropy=True)
-    body = len(codec.encode(gaussian(n), Spec(n), KEY)[0]) - HEADER_SIZE - codec.plan(Spec(n)).scale_bytes
-    # The share of zeros in 50,000 has sd 0.003 at order 256, and H changes by 2.5 bits a unit of it: 5 sigma,
-    # and the table.
-    assert abs(8 * body / n - entropy) < 5 * 0.0073 + 0.003
-
-
-def test_zero_partitions_cost_their_scales_alone() -> None:
-    codec, x = QCS(entropy=True), gaussian(2560)
-    x[256:] = 0
-    lone, _ = codec.encode(x, Spec(2560), KEY)
-    first, _ = codec.encode(x[:256], Spec(256), KEY)
-    assert len(lone) == len(first) + 9 * 4
-
-
-@pytest.mark.parametrize("scale", ["float32", "bfloat16"])
-def test_hostile_coded_bodies_are_refused(scale: Any) -> None:
-    spec, codec = Spec(700), QCS(scale=scale, entropy=True)
-    body, context = body_of(codec, gaussian(700))
-    head = codec.plan(spec).scale_bytes
-    for bad in (b"", body[: head - 1]):
-        with pytest.raises(CodecError, match=f"its scales alone take {head}"):
-            codec.decode(wire.frame(bytes(bad), context), spec, KEY)
-    for bad in (body[:head], body[:-1], body + b"\0", body[:head] + b"\x7f"):
-        with pytest.raises(CodecError, match=r"(entropy|rans): "):
-            codec.decode(wire.frame(bytes(bad), context), spec, KEY)
-    zero = bytes(head // 3) + bytes(body[head // 3 :])  # a scale of zero, whose codes are there
-    with pytest.raises(CodecError, match=r"(entropy|rans): "):
-        codec.decode(wire.frame(zero, context), spec, KEY)
-
-
-# ---- edges
-
-
 @pytest.mark.parametrize("scale", [1e-45, 1e-42, 1e-38, 1e-20, 1e20, 1e34])
 @pytest.mark.parametrize("codec", [QCS(), QCS(q=0.5), QCS(order=16, k=1), QCS(scale="bfloat16")], ids=str)
 def test_tiny_and_huge_numbers(codec: QCS, scale: float) -> None:
@@ -322,12 +150,6 @@ def test_a_vector_that_the_kept_rows_miss_is_lost_whole() -> None:
     x, codec = np.float32([1, 1]), QCS(order=2, k=1)
     seen = {tuple(through(codec, x, KEY.fold(round=t)).tolist()) for t in range(50)}
     assert {tuple(map(abs, y)) for y in seen} == {(0.0, 0.0), (2.0, 2.0)}
-
-
-def body_of(codec: QCS, x: np.ndarray) -> tuple[bytearray, wire.Context]:
-    spec = Spec(x.size)
-    context = codec.context(spec, KEY, NO_KNOBS)
-    return bytearray(wire.unframe(codec.encode(x, spec, KEY)[0], context)), context
 
 
 @pytest.mark.parametrize("scale", ["float32", "bfloat16"])
