@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from clients.state import NodeState
 from fedquant.codecs.floats import Float32
@@ -16,7 +17,7 @@ from fedquant.plan import Plan, make_plan
 from fedquant.scenario.schema import Scenario
 from fedquant.tasks import learn
 from fedquant.tasks.trainer import pick_device
-from fedquant.wire import NO_KNOBS
+from fedquant.wire import NO_KNOBS, Knobs
 
 
 def hear(plan: Plan, request: Request, state: NodeState | None) -> Any:
@@ -48,7 +49,7 @@ def hear(plan: Plan, request: Request, state: NodeState | None) -> Any:
 def _follow(plan: Plan, request: Request, coded: tuple[bytes, ...], state: NodeState) -> None:
     """Brings what the state holds of the model up to the request's broadcast."""
     knobs, spec = request.knobs.get("downlink", NO_KNOBS), plan.model_spec
-    now, held, rounds = knobs.get("now"), knobs.get("held"), knobs.get("rounds")
+    now, held = knobs.get("now"), knobs.get("held")
     if not isinstance(now, int):
         raise CodecError("request: nothing says which broadcast it brings")
     if not isinstance(held, int):
@@ -57,18 +58,27 @@ def _follow(plan: Plan, request: Request, coded: tuple[bytes, ...], state: NodeS
         key = plan.down(request.round, Purpose.MODEL).fold(part=1)
         state.model, state.broadcasts = Float32().decode(coded[0], spec, key), now
         return
-    if not isinstance(rounds, bytes) or len(rounds) != 4 * len(coded):
-        raise CodecError(f"request: {len(coded)} coded differences without the rounds they are of")
+    rounds, shares = _each(knobs, "rounds", "<u4", len(coded)), _each(knobs, "shares", "<f4", len(coded))
+    if not np.isfinite(shares).all():
+        raise CodecError(f"request: shares {shares.tolist()} of the differences are not finite")
     if state.broadcasts != held:
         raise StateError(
             f"{state.path}: knows {state.broadcasts} broadcasts, the server expects {held}; nodes that move "
             "between machines need one shared state_dir"
         )
     model = state.model if held else learn.get_parameters(plan.initial_model())
-    for payload, round in zip(coded, np.frombuffer(rounds, "<u4").tolist(), strict=True):
+    for payload, round, share in zip(coded, rounds.tolist(), shares, strict=True):
         key = plan.down(round, Purpose.MODEL)
-        model = model + plan.scenario.downlink.codec.decode(payload, spec, key)
+        model = model + share * plan.scenario.downlink.codec.decode(payload, spec, key)
     state.model, state.broadcasts = model, now
+
+
+def _each(knobs: Knobs, name: str, dtype: str, n: int) -> npt.NDArray[Any]:
+    """A number for each of n coded differences. Raises CodecError where a knob does not hold so many."""
+    value = knobs.get(name)
+    if not isinstance(value, bytes) or len(value) != 4 * n:
+        raise CodecError(f"request: {n} coded differences without their {name}")
+    return np.frombuffer(value, dtype)
 
 
 @lru_cache(maxsize=2)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from fedquant.checkpoint import State
 from fedquant.codecs.floats import Float32
+from fedquant.kernels import scan
 from fedquant.keys import Purpose
 from fedquant.plan import Plan
 from fedquant.wire import Knobs
@@ -18,7 +19,9 @@ class Broadcast:
     """Codes the model once a round for all nodes.
 
     With `reference: difference` it codes what the nodes lack, so the server tracks what they hold: a node
-    that missed broadcasts gets those too, or all that it should hold where that is shorter.
+    that missed broadcasts gets those too, or all that it should hold where that is shorter. Nodes add the
+    share of a decoded difference that brings them nearest to the model, so a coarse codec, whose errors
+    are larger than what it codes, takes them no further away.
     """
 
     def __init__(self, plan: Plan, initial: F32) -> None:
@@ -26,7 +29,7 @@ class Broadcast:
         self.sent = 0  # broadcasts so far
         self.payload, self.buffers = b"", b""  # of the last one
         self.reference = initial.copy()  # the model of a node that heard them all
-        self.recent: list[tuple[int, bytes]] = []  # (round, payload) of the last ones
+        self.recent: list[tuple[int, float, bytes]] = []  # (round, share, payload) of the last ones
         self.held: dict[int, int | None] = {}  # gateway -> broadcasts it has heard; None: not known
 
     def send(self, round: int, parameters: F32, buffers: F32) -> int:
@@ -36,9 +39,12 @@ class Broadcast:
         if self.downlink.reference == "model":
             self.payload, _ = codec.encode(parameters, spec, key)
         else:
-            self.payload, _ = codec.encode(parameters - self.reference, spec, key)
-            self.reference += codec.decode(self.payload, spec, key)
-            self._remember(round)
+            lacking = parameters - self.reference
+            self.payload, _ = codec.encode(lacking, spec, key)
+            decoded = codec.decode(self.payload, spec, key)
+            share = _share(decoded, lacking)
+            self.reference += share * decoded
+            self._remember(round, float(share))
         self.sent += 1
         if plan.buffer_spec.size:
             key = plan.down(round, Purpose.BUFFERS)
@@ -56,9 +62,10 @@ class Broadcast:
             whole, _ = Float32().encode(self.reference, self.plan.model_spec, key)
             return {"now": self.sent}, (whole, *end), len(whole)
         missed = self.recent[len(self.recent) - (self.sent - held) :]
-        rounds = np.array([r for r, _ in missed], "<u4").tobytes()
-        knobs: Knobs = {"held": held, "now": self.sent, "rounds": rounds}
-        return knobs, (*(p for _, p in missed), *end), sum(len(p) for _, p in missed[:-1])
+        rounds = np.array([r for r, _, _ in missed], "<u4").tobytes()
+        shares = np.array([s for _, s, _ in missed], "<f4").tobytes()
+        knobs: Knobs = {"held": held, "now": self.sent, "rounds": rounds, "shares": shares}
+        return knobs, (*(p for _, _, p in missed), *end), sum(len(p) for _, _, p in missed[:-1])
 
     def heard(self, gateway: int, answered: bool) -> None:
         """Notes whether a node that was sent the last broadcast answered."""
@@ -73,9 +80,16 @@ class Broadcast:
         self.sent, self.reference = state["sent"], state["reference"]
         self.recent, self.held = state["recent"], state["held"]
 
-    def _remember(self, round: int) -> None:
+    def _remember(self, round: int, share: float) -> None:
         """Keeps the last broadcasts, as many as take no more bytes than the whole model."""
-        self.recent.append((round, self.payload))
-        size = sum(len(p) for _, p in self.recent)
+        self.recent.append((round, share, self.payload))
+        size = sum(len(p) for _, _, p in self.recent)
         while len(self.recent) > 1 and size > 4 * self.plan.model_spec.size:
-            size -= len(self.recent.pop(0)[1])
+            size -= len(self.recent.pop(0)[2])
+
+
+def _share(decoded: F32, wanted: F32) -> np.float32:
+    """c ≥ 0 of the least ‖c·decoded − wanted‖; about 1/(1+γ) for an unbiased codec of variance γ."""
+    square = scan.sum_squares(decoded)
+    product = (square + scan.sum_squares(wanted) - scan.sum_squares(wanted - decoded)) / 2
+    return np.float32(max(product / square, 0.0) if square > 0 else 1.0)

@@ -62,8 +62,9 @@ def test_it_learns_as_float32_does(
     assert sum(row["refused"] + row["failures"] for row in found) == 0
     first, last = losses(found)
     assert last < first < math.log(7)  # seven exercises, told apart by chance
-    # Measured: 1.5 % apart at most, of losses that fall by a tenth and more; but not the same.
-    assert [first, last] == pytest.approx(losses(full), rel=0.04)
+    # Measured: 1.5 % apart at most, of losses that fall by a tenth and more; but not the same. Nodes that are
+    # told differences follow the model at some distance, 6 % of the loss.
+    assert [first, last] == pytest.approx(losses(full), rel=0.08 if way == "downlink" else 0.04)
     assert first != losses(full)[0]
     sent = "downlink_bytes" if way == "downlink" else "uplink_bytes"
     gains = [a[sent] / b[sent] for a, b in zip(full, found, strict=True)]
