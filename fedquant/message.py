@@ -20,6 +20,7 @@ from fedquant.errors import CodecError
 from fedquant.wire import Knobs
 
 MAX_SENSORS: Final = 1 << 22
+_LONG: Final = 0xFFFF  # says that a length of four bytes follows
 _HEAD = struct.Struct("<4sQII")  # magic, run, round (hello: attempt), sensors
 _MAGIC: Final = {"start": b"fqS1", "hello": b"fqH2", "request": b"fqT2", "reply": b"fqR1"}
 
@@ -173,20 +174,22 @@ def encode_knobs(knobs: dict[str, Knobs]) -> bytes:
                 kind, data = b"i", value.to_bytes(size, "little", signed=True)
             else:
                 kind, data = b"b", value
-            fields = (receiver.encode(), name.encode(), kind + data)
-            out += [struct.pack("<H", len(f)) + f for f in fields]
+            out += [_string(field) for field in (receiver.encode(), name.encode(), kind + data)]
     return b"".join(out)
 
 
 def decode_knobs(data: bytes) -> dict[str, Knobs]:
     """The inverse of `encode_knobs`. Raises CodecError."""
-    fields, at = [], 0
+    fields: list[bytes] = []
+    at = 0
     while at < len(data):
-        size = int.from_bytes(data[at : at + 2], "little")
-        if at + 2 + size > len(data):
+        start, size = at + 2, int.from_bytes(data[at : at + 2], "little")
+        if size == _LONG:
+            start, size = at + 6, int.from_bytes(data[at + 2 : at + 6], "little")
+        if start + size > len(data):
             raise CodecError("knobs: cut off")
-        fields.append(data[at + 2 : at + 2 + size])
-        at += 2 + size
+        fields.append(data[start : start + size])
+        at = start + size
     if len(fields) % 3:
         raise CodecError("knobs: a value is missing")
     out: dict[str, dict[str, int | bytes]] = {}
@@ -206,6 +209,11 @@ def decode_knobs(data: bytes) -> dict[str, Knobs]:
 
 def _u32(values: Sequence[int]) -> bytes:
     return np.asarray(values, "<u4").tobytes()
+
+
+def _string(data: bytes) -> bytes:
+    size = struct.pack("<H", len(data)) if len(data) < _LONG else struct.pack("<HI", _LONG, len(data))
+    return size + data
 
 
 def _blob(data: bytes) -> bytes:

@@ -59,6 +59,15 @@ def test_knobs_round_trip(knobs: dict[str, dict[str, int | bytes]]) -> None:
     assert decode_knobs(encode_knobs(knobs)) == knobs
 
 
+@pytest.mark.parametrize("size", [65533, 65534, 65535, 200_000])
+def test_long_knobs_round_trip(size: int) -> None:
+    knobs = {"codec": {"range": b"x" * size, "then": 5}}
+    data = encode_knobs(knobs)
+    assert decode_knobs(data) == knobs
+    with pytest.raises(CodecError, match="cut off"):
+        decode_knobs(data[:-1])
+
+
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
 def test_truncated_or_extended_messages_are_refused(message: Start | Hello | Request | Reply) -> None:
     data = message.to_bytes()
