@@ -29,6 +29,7 @@ from fedquant.scenario.schema import Scenario
 MODEL: Final = "model.safetensors"
 SCENARIO: Final = "scenario.yaml"
 _LINES: Final = ("rounds.jsonl", "timings.jsonl")
+_CHUNKS: Final = "sensors-" + 5 * "[0-9]" + ".npz"
 _ROWS: Final = 1 << 20  # rows a chunk
 _COLUMNS: Final = {
     "round": np.uint32,
@@ -68,9 +69,11 @@ class Ledger:
 
     def _begin(self, scenario: Scenario) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        for pattern in ("*.safetensors", "*.jsonl", "sensors-*.npz", "*.part"):
-            for old in self.folder.glob(pattern):
-                old.unlink()
+        for name in (MODEL, checkpoint.NAME, *_LINES):
+            for old in (name, f"{name}.part"):
+                (self.folder / old).unlink(missing_ok=True)
+        for chunk in self.folder.glob(_CHUNKS):
+            chunk.unlink()
         (self.folder / SCENARIO).write_text(dump(scenario), encoding="utf-8")
 
     def _go_on(self, since: State) -> None:
@@ -82,9 +85,11 @@ class Ledger:
                     f"{path}: shorter than at the checkpoint, when it had {size} bytes; start without resume"
                 )
             os.truncate(path, size)
-        for path in [*self.folder.glob("*.part"), *self.folder.glob("sensors-*.npz")]:
-            if path.suffix == ".part" or path.name >= self._chunk_path().name:
-                path.unlink()
+        for name in (MODEL, checkpoint.NAME):
+            (self.folder / f"{name}.part").unlink(missing_ok=True)
+        for chunk in self.folder.glob(_CHUNKS):
+            if chunk.name >= self._chunk_path().name:
+                chunk.unlink()
 
     def state(self) -> State:
         """Where the ledger stands; all that it has written so far is on the disk by then."""
@@ -102,7 +107,10 @@ class Ledger:
         self.flush()
         partial = self.folder / f"{MODEL}.part"
         save(str(partial))
+        for path in (partial, *(self.folder / name for name in _LINES)):
+            checkpoint.sync(path)  # before the checkpoint goes, from which the run could be ended again
         partial.replace(self.folder / MODEL)
+        checkpoint.sync(self.folder)
         (self.folder / checkpoint.NAME).unlink(missing_ok=True)
 
     def round(self, row: dict[str, Any]) -> None:
