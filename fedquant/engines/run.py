@@ -169,7 +169,7 @@ def _flower(scenario: Scenario, folder: Path, resume: bool, on_line: Callable[[s
 
 
 class _Rounds(logging.Handler):
-    """Hands each round's line on; warnings go to the terminal."""
+    """Hands each round's line on; warnings go to the terminal, unless the program logs elsewhere."""
 
     def __init__(self, on_round: Callable[[Row], None] | None) -> None:
         super().__init__()
@@ -179,3 +179,5 @@ class _Rounds(logging.Handler):
         row = getattr(record, "row", None)
         if row is not None and self.on_round is not None:
             self.on_round(row)
+        if record.levelno >= logging.WARNING and not logging.getLogger().handlers and logging.lastResort:
+            logging.lastResort.handle(record)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
 
 import fedquant
+from fedquant.engines.run import Row
 from fedquant.errors import ConfigError, EngineError
 
 QUICK = {
@@ -27,6 +29,21 @@ def test_rounds_are_handed_on(tmp_path: Path) -> None:
     result = fedquant.run("wearables", QUICK, out=tmp_path, on_round=lambda row: seen.append(row["round"]))
     assert seen == [1, 2, 3]
     assert 0 < result.accuracy < 1
+
+
+def test_warnings_reach_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the program has no handlers of its own, as pytest has."""
+
+    def warn(row: Row) -> None:
+        logging.getLogger("fedquant").warning("round %d: a payload was refused", row["round"])
+
+    fedquant.run("descent", {"training.rounds": 1}, out=tmp_path, on_round=warn)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    fedquant.run("descent", {"training.rounds": 1}, out=tmp_path, on_round=warn)
+    assert capsys.readouterr().err == "round 1: a payload was refused\n"
 
 
 @pytest.mark.parametrize(
