@@ -68,7 +68,8 @@ def load_study(source: str | Path, overrides: Mapping[str, Any] | None = None) -
 
 def jobs(study: Study, out: Path) -> list[Job]:
     """The runs of a study, scheme by scheme within each combination. Raises ConfigError."""
-    found = []
+    found: list[Job] = []
+    folders: dict[Path, tuple[str, str]] = {}
     for values in product(*study.vary.values()):
         chosen = dict(zip(study.vary, values, strict=True))
         label = "-".join(f"{key.rpartition('.')[2]}{value}" for key, value in chosen.items()) or "run"
@@ -80,9 +81,19 @@ def jobs(study: Study, out: Path) -> list[Job]:
             if isinstance(scenario.build_task, Regression):
                 name = scenario.build_task.name
                 raise ConfigError(f"{study.name}: {name} is a regression and has no accuracy to compare")
-            folder = out / "".join(c if c.isalnum() or c in "-=+." else "_" for c in scheme) / label
+            folder = out / _file_name(scheme) / _file_name(label)
+            if folder in folders:
+                raise ConfigError(
+                    f"{study.name}: {folders[folder]!r} and {(scheme, label)!r} would share the folder "
+                    f"{folder}; rename one"
+                )
+            folders[folder] = scheme, label
             found.append(Job(scheme, folder, scenario.to_json()))
     return found
+
+
+def _file_name(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "-=+." else "_" for c in text)
 
 
 def execute(

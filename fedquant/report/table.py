@@ -47,7 +47,9 @@ def curve(runs: Sequence[Sequence[Row]]) -> Curve:
 
 def common_target(results: Runs) -> float:
     """The highest whole percent that every scheme's mean accuracy reaches."""
-    return math.floor(100 * min(max(curve(runs).accuracy) for runs in results.values())) / 100
+    least = min(max(curve(runs).accuracy) for runs in results.values())
+    percent = math.floor(100 * least)
+    return percent / 100 if percent / 100 <= least else (percent - 1) / 100  # 100·least was rounded up
 
 
 def summarise(results: Runs) -> tuple[float, list[Line]]:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fedquant.errors import ConfigError
-from fedquant.report.study import execute, jobs, load_study
+from fedquant.report.study import Study, execute, jobs, load_study
 from fedquant.scenario import load
 from fedquant.scenario.load import folder
 
@@ -78,3 +78,9 @@ def test_a_scenario_is_no_study() -> None:
         ConfigError, match="wearables is a scenario, not a study; use `fedquant run wearables`"
     ):
         load_study("wearables")
+
+
+def test_runs_that_would_share_a_folder_are_refused(tmp_path: Path) -> None:
+    schemes = {"m=4 %": {"uplink.codec.m": 4}, "m=4_%": {"uplink.codec.m": 64}}
+    with pytest.raises(ConfigError, match=r"'m=4 %'.* and .*'m=4_%'.* would share the folder"):
+        jobs(Study(name="two", scenario="wearables", schemes=schemes), tmp_path)

@@ -32,6 +32,15 @@ def test_the_target_is_what_every_scheme_reaches() -> None:
     assert table.common_target(RUNS) == 0.75
 
 
+@pytest.mark.parametrize("accuracy", [0.89, 0.57, 0.29, 0.07])
+def test_a_target_is_reached_whatever_is_rounded(accuracy: float) -> None:
+    # The mean of a hundredth below and above, whose hundredfold may be rounded to beyond it.
+    runs = {"a": [rounds([accuracy - 0.06], 1), rounds([accuracy + 0.06], 1)], "b": [rounds([0.95], 1)]}
+    target, lines = table.summarise(runs)
+    assert accuracy - 0.02 < target <= table.curve(runs["a"]).accuracy[0]
+    assert [line.at_target for line in lines] == [1, 1]
+
+
 def test_lines_are_means_over_runs() -> None:
     target, (a, b) = table.summarise(RUNS)
     assert (a.scheme, a.uplink, a.downlink, a.at_target) == ("a", 6000, 10, 4000)
