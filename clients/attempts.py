@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clients.state import NodeState
+from clients.state import NodeState, partial_path
 from fedquant.errors import StateError
 from fedquant.message import Request, Start
 
@@ -18,8 +18,6 @@ def begin(path: Path, start: Start) -> int:
 
     Raises StateError where neither the state nor its copy is of then.
     """
-    for left in path.parent.glob(f"{path.stem}.*.part"):
-        left.unlink()  # a process ended while it wrote
     state, kept = NodeState.open(path, start.run), NodeState.open(_copy(path), start.run)
     attempt = 1 + max(state.attempt, kept.attempt)
     if not start.checkpoint:
@@ -32,6 +30,14 @@ def begin(path: Path, start: Start) -> int:
             f"{path}: is of round {state.round}, the run goes on after round {start.checkpoint}, and of that "
             f"there is no copy ({kept.path.name}); start the run anew, without resume"
         )
+    if start.checkpoint and attempt == 1:
+        raise StateError(
+            f"{path}: there is no state of the run, which goes on after round {start.checkpoint}; give the "
+            "node the state_dir that it had, or start the run anew, without resume"
+        )
+    for before in range(attempt):
+        for file in (path, _copy(path)):
+            partial_path(file, before).unlink(missing_ok=True)  # a process ended while it wrote
     state.attempt = attempt
     state.save()
     return attempt

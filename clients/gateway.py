@@ -27,7 +27,7 @@ class Gateway(ABC):
                 f"node {gateway}: its first sensor would be {gateway * size}, but {scenario.name} has only "
                 f"{scenario.sensors}; start {scenario.gateways} nodes"
             )
-        self.state_path = state_dir / f"node-{gateway:07}.safetensors"
+        self.state_path = state_dir / f"{scenario.run_id:016x}" / f"node-{gateway:07}.safetensors"
 
     def hello(self, start: Start) -> Hello:
         """Who is here, as a run begins or goes on. Raises CodecError for a run that is not this node's."""

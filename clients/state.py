@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,11 +107,16 @@ class NodeState:
         }
         if self.model.size:
             flat[_MODEL] = self.model
-        partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+        partial = partial_path(path, self.attempt)
         with _usable(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(flat, partial, metadata={"fedquant": json.dumps(meta)})
             partial.replace(path)
+
+
+def partial_path(path: Path, attempt: int) -> Path:
+    """What a state file is called while it is written; an abandoned attempt gets in nobody's way."""
+    return path.with_name(f"{path.name}.{attempt}.part")
 
 
 @contextmanager

@@ -275,7 +275,9 @@ def test_a_node_whose_copy_is_gone_is_told(tmp_path: Path) -> None:
     values |= EVERY
     with pytest.raises(Stopped):
         fedquant.run(name, values, out=tmp_path, on_round=stop_at(4))
-    for copy in (tmp_path / "state").glob("*.checkpoint.safetensors"):
+    copies = list(tmp_path.rglob("*.checkpoint.safetensors"))
+    assert copies
+    for copy in copies:
         copy.unlink()
     with pytest.raises(EngineError, match="there is no copy"):
         fedquant.run(name, values, out=tmp_path, resume=True)

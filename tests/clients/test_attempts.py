@@ -90,7 +90,7 @@ def test_an_abandoned_attempt_changes_nothing(path: Path) -> None:
 
 
 def test_what_a_killed_process_left_goes(path: Path) -> None:
-    for name in ("node-0000003.safetensors.12.part", "node-0000003.checkpoint.safetensors.12.part"):
+    for name in ("node-0000003.safetensors.1.part", "node-0000003.checkpoint.safetensors.1.part"):
         (path.parent / name).write_bytes(b"half")
     begin(path, Start(RUN, 2))
     assert not list(path.parent.glob("*.part"))
@@ -98,3 +98,11 @@ def test_what_a_killed_process_left_goes(path: Path) -> None:
 
 def test_another_runs_state_is_none(path: Path) -> None:
     assert begin(path, Start(RUN + 1, 0)) == 1
+
+
+def test_a_node_that_lost_all_it_had_is_told(path: Path) -> None:
+    for file in path.parent.iterdir():
+        file.unlink()
+    with pytest.raises(StateError, match="no state of the run, which goes on after round 2; give the node"):
+        begin(path, Start(RUN, 2))
+    assert begin(path, Start(RUN, 0)) == 1

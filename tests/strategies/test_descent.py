@@ -134,7 +134,8 @@ def test_several_workers_reach_the_minimizer(codec: str, gateway: int, tmp_path:
 
 def held(folder: Path, gateway: int, result: Any, sensor: int) -> Any:
     run = load(folder / "scenario.yaml").run_id
-    return NodeState.open(result.folder / "state" / f"node-{gateway:07}.safetensors", run).arrays[sensor]
+    path = next(result.folder.rglob(f"node-{gateway:07}.safetensors"))
+    return NodeState.open(path, run).arrays[sensor]
 
 
 def result_x(folder: Path) -> Any:
@@ -218,7 +219,7 @@ def test_nodes_that_restart_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_node_that_lost_its_state_ends_the_run(tmp_path: Path) -> None:
     def forget(reply: Reply) -> list[Reply]:
-        (tmp_path / "state" / "node-0000000.safetensors").unlink()
+        next(tmp_path.rglob("node-0000000.safetensors")).unlink()
         return [reply]
 
     with pytest.raises(EngineError, match=r"no node answered in 3 rounds .*\n.*the server expects round 2"):

@@ -56,7 +56,7 @@ def test_residuals_hold_all_that_did_not_arrive(
     asked = {s for s, r in zip(*columns(tmp_path, "sensor", "round"), strict=True) if r > 2}
     assert (0 in lost) == any(row["refused"] or row["answered"] < row["asked"] for row in rows)
     for sensor, expected in owed.items():
-        state = NodeState.open(tmp_path / "state" / f"node-{sensor:07}.safetensors", scenario.run_id)
+        state = NodeState.open(next(tmp_path.rglob(f"node-{sensor:07}.safetensors")), scenario.run_id)
         if sensor == 0 and 0 in lost and 0 in asked:
             expected = expected + lost[0]
         # six rounds of float32 sums of numbers below 4
@@ -76,7 +76,7 @@ def test_a_weight_that_diverges_ends_before_the_run(tmp_path: Path) -> None:
 
 
 def held_models(folder: Path, run_id: int) -> dict[str, tuple[int, bytes]]:
-    states = {p.name: NodeState.open(p, run_id) for p in (folder / "state").iterdir()}
+    states = {p.name: NodeState.open(p, run_id) for p in folder.rglob("node-*.safetensors")}
     return {name: (s.broadcasts, s.model.tobytes()) for name, s in states.items()}
 
 
@@ -135,7 +135,7 @@ def test_a_node_whose_answer_was_lost_is_told_everything(tmp_path: Path) -> None
 
 def test_a_node_that_lost_its_state_is_told_everything(tmp_path: Path) -> None:
     def forget(reply: Reply) -> list[Reply]:
-        (tmp_path / "state" / "node-0000000.safetensors").unlink()
+        next(tmp_path.rglob("node-0000000.safetensors")).unlink()
         return [reply]
 
     scenario = load("wearables", {**QUICK, "uplink": GRADIENT, "downlink": DIFFERENCE})
