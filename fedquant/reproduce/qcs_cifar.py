@@ -40,7 +40,6 @@ def run(
     runs: a folder that keeps finished runs. Raises ConfigError without matplotlib, DataError without
     CIFAR-10's JPEG copy.
     """
-    figure, (axes,) = report.panels(1)  # before minutes of work
     size = QUICK if quick else FULL
     changes = {
         "training.rounds": size.rounds,
@@ -51,6 +50,7 @@ def run(
     name = "qcs-cifar10-quick" if quick else "qcs-cifar10"
     found = {scheme: rounds for (_, scheme), rounds in train(name, [setting], runs, processes, say).items()}
     losses = {scheme: measured(rounds, "test_loss") for scheme, rounds in found.items()}
+    figure, (axes,) = report.panels(1)
     rows = []
     for scheme, rounds in found.items():
         colour, line = STYLES[scheme]
