@@ -28,6 +28,7 @@ from fedquant.codecs.dataq import DataQ
 from fedquant.codecs.floats import Float32
 from fedquant.codecs.refinement import held_by
 from fedquant.errors import CodecError
+from fedquant.kernels import scan
 from fedquant.keys import Purpose
 from fedquant.message import Request
 from fedquant.plan import make_plan
@@ -116,6 +117,11 @@ class Node(Gateway):
         if not len(data):
             return (b"",) * len(plan.slots)
         assert not isinstance(uplink, DataUplink)
+        if not np.isfinite(scan.max_abs(vector)):
+            raise CodecError(
+                f"sensor {sensor}: its {uplink.kind} is not finite, the model has diverged; lower the "
+                "learning rate"
+            )
         key = plan.up(request.round, sensor, Purpose.GRADIENT)
         memory = state.arrays[sensor] if state is not None else uplink.codec.init(plan.model_spec)
         payload, memory = uplink.codec.encode(

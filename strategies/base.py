@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from flwr.app import Array, ArrayRecord
 
 from fedquant.checkpoint import State
-from fedquant.errors import CodecError
+from fedquant.errors import EngineError
+from fedquant.kernels import scan
 from fedquant.ledger import Ledger
 from fedquant.plan import make_plan
 from fedquant.scenario import Scenario
@@ -16,7 +20,10 @@ from fedquant.tasks.trainer import Trainer
 from fedquant.wire import Knobs
 from strategies.broadcast import Broadcast
 from strategies.replies import Inbox
-from strategies.rounds import RoundStrategy
+from strategies.rounds import PATIENCE, RoundStrategy
+
+log = logging.getLogger("fedquant")
+F32 = npt.NDArray[np.float32]
 
 
 class UplinkStrategy(RoundStrategy):
@@ -35,6 +42,7 @@ class UplinkStrategy(RoundStrategy):
             training.device,
         )
         self.broadcast = Broadcast(self.plan, self.trainer.parameters())
+        self.endless = 0  # gradients in a row that were not finite
 
     @abstractmethod
     def needs_model(self, knobs: dict[str, Knobs]) -> bool:
@@ -58,6 +66,26 @@ class UplinkStrategy(RoundStrategy):
         if self.told:
             for node, sensors in inbox.expected.items():
                 self.broadcast.heard(self.gateway(sensors), node in inbox.answered)
+
+    def step(self, round: int, gradient: F32) -> bool:
+        """One optimizer step along a gradient; none along one that is not finite, and false.
+
+        Raises EngineError where the model is not finite any more, or its gradients have not been for a while.
+        """
+        if np.isfinite(scan.max_abs(gradient)):
+            self.trainer.step(gradient)
+            self.endless = 0
+            if np.isfinite(scan.max_abs(self.trainer.parameters())):
+                return True
+        else:
+            log.warning("round %d: the gradient is not finite, the model stays as it is", round)
+            self.endless += 1
+            if self.endless < PATIENCE:
+                return False
+        raise EngineError(
+            f"round {round}: the model has diverged; lower the learning rate "
+            f"(training.optimizer.lr={self.trainer.learning_rate:g})"
+        )
 
     def end_round(self, round: int) -> dict[str, Any]:
         """One step of the schedule."""
@@ -91,9 +119,3 @@ class UplinkStrategy(RoundStrategy):
     def save(self, path: str) -> None:
         """Writes the model as safetensors."""
         self.trainer.save(path)
-
-
-def decode_error(inbox: Inbox, sensors: list[int], refused: dict[int, CodecError]) -> None:
-    """Notes the refusals of `add_decoded`, which counts payloads by position."""
-    for position, why in refused.items():
-        inbox.refuse(sensors[position], why)

@@ -74,9 +74,10 @@ class DataStrategy(UplinkStrategy):
             if got.correction is not None:
                 share = counts[sensor] / normalizer
                 gradient[got.correction.i] += np.float32(got.correction.value * share)
+        if not self.step(inbox.round, gradient):
+            return {**fields, "step": False}, counts
         if new is not None:
             self.memory = self.uplink.selection.observe(self.memory, losses[: len(new)])
-        self.trainer.step(gradient)
         return {**fields, "step": True, "train_loss": float(np.mean(losses, dtype=np.float64))}, counts
 
     def state(self) -> State:
@@ -116,6 +117,13 @@ class DataStrategy(UplinkStrategy):
             samples = Dataset(held.samples().reshape(-1, *shape), y)
         else:
             samples = Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, plan.data_spec.label_type))
+        drawn, room = len(plan.batch(sensor, round)), self.sizes[sensor]
+        if uplink.cache:
+            room -= self.cache.of(sensor)
+        if len(samples) > min(drawn, room):
+            raise CodecError(
+                f"{len(samples)} samples, of {drawn} that it drew and {room} that it can still have new"
+            )
         if uplink.grad_corr is not None and held is not None:
             key = plan.up(round, sensor, Purpose.CORRECTION)
             body = parts[Purpose.CORRECTION]

@@ -32,7 +32,7 @@ def register(
         Message(carrier.wrap(start), dst_node_id=node, message_type="query")
         for node in _connected(grid, scenario.gateways)
     ]
-    for reply in grid.send_and_receive(queries):
+    for reply in grid.send_and_receive(queries, timeout=_CONNECT):
         node = reply.metadata.src_node_id
         if reply.has_error():
             raise EngineError(f"node {node} cannot take part: {reply.error.reason}")
@@ -50,7 +50,11 @@ def register(
                 )
             hosts[sensor] = node
     if missing := sorted(set(range(scenario.sensors)) - set(hosts)):
-        raise EngineError(f"no node hosts sensors {missing}")
+        shown = ", ".join(map(str, missing[:10])) + (", …" if len(missing) > 10 else "")
+        raise EngineError(
+            f"{len(missing)} of {scenario.sensors} sensors are on no node that answered within "
+            f"{_CONNECT:g} s: {shown}"
+        )
     return hosts, attempts
 
 

@@ -37,6 +37,8 @@ class Inbox:
                 reply = Reply.from_bytes(carrier.unwrap(message.content))
                 if (reply.run, reply.round) != (self.run, self.round):
                     raise CodecError(f"reply of run {reply.run:016x}, round {reply.round}")
+                if len(reply.sensors) > len(asked := self.expected.get(node, ())):
+                    raise CodecError(f"speaks for {len(reply.sensors)} sensors, asked were {len(asked)}")
                 if reply.payloads and len(reply.payloads[0]) != self.slots:
                     raise CodecError(f"reply with {len(reply.payloads[0])} slots, expected {self.slots}")
             except CodecError as error:
@@ -47,8 +49,9 @@ class Inbox:
         self.payloads = dict(sorted(self.payloads.items()))
 
     def _take(self, node: int, reply: Reply) -> None:
+        asked = set(self.expected.get(node, ()))
         for sensor, payloads in zip(reply.sensors, reply.payloads, strict=True):
-            if sensor not in self.expected.get(node, ()):
+            if sensor not in asked:
                 self.failures.append(f"node {node}: speaks for sensor {sensor}, which was not asked of it")
                 continue
             size = sum(map(len, payloads))

@@ -23,7 +23,7 @@ from strategies.registration import register
 from strategies.replies import Inbox
 
 log = logging.getLogger("fedquant")
-_PATIENCE: Final = 3  # rounds in a row in which every node fails
+PATIENCE: Final = 3  # rounds in a row in which nothing can be learnt
 
 
 class RoundStrategy(Strategy):
@@ -111,8 +111,10 @@ class RoundStrategy(Strategy):
         self.summary()
         result, config = Result(arrays=initial_arrays), ConfigRecord()
         for server_round in range(self.checkpoint + 1, num_rounds + 1):
-            requests = self.configure_train(server_round, result.arrays, config, grid)
-            replies = grid.send_and_receive(requests, timeout=timeout)
+            # Requests are held by nobody but the grid: with a thousand nodes they are a thousand models.
+            replies = grid.send_and_receive(
+                self.configure_train(server_round, result.arrays, config, grid), timeout=timeout
+            )
             arrays, metrics = self.aggregate_train(server_round, replies)
             result.arrays, result.train_metrics_clientapp[server_round] = arrays, metrics
             if self.done:
@@ -222,9 +224,9 @@ class RoundStrategy(Strategy):
 
     def _nobody(self) -> None:
         self.failed_rounds += 1
-        if self.failed_rounds >= _PATIENCE:
+        if self.failed_rounds >= PATIENCE:
             raise EngineError(
-                f"no node answered in {_PATIENCE} rounds in a row; the last reasons:\n"
+                f"no node answered in {PATIENCE} rounds in a row; the last reasons:\n"
                 + "\n".join(self.inbox.failures[:5])
             )
 

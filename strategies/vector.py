@@ -10,13 +10,16 @@ import numpy.typing as npt
 from fedquant.checkpoint import State
 from fedquant.codecs.floats import Float32
 from fedquant.control.base import Horizon, Memory, readable
+from fedquant.errors import CodecError
 from fedquant.keys import Purpose
 from fedquant.ledger import Ledger
 from fedquant.scenario import Scenario
 from fedquant.scenario.schema import DeltaUplink, GradientUplink
 from fedquant.wire import HEADER_SIZE, Knobs
-from strategies.base import UplinkStrategy, decode_error
+from strategies.base import UplinkStrategy
 from strategies.replies import Inbox
+
+F32 = npt.NDArray[np.float32]
 
 
 class VectorStrategy(UplinkStrategy):
@@ -46,31 +49,37 @@ class VectorStrategy(UplinkStrategy):
 
     def learn(self, inbox: Inbox, knobs: dict[str, Knobs]) -> tuple[dict[str, Any], dict[int, int]]:
         """Sums the payloads in order of sensor ids and steps along their weighted mean."""
-        plan, codec, sensors = self.plan, self.uplink.codec, inbox.speaking()
-        drawn = {s: self._samples(s, inbox.round) for s in sensors}
+        plan, codec = self.plan, self.uplink.codec
+        drawn = {s: self._samples(s, inbox.round) for s in inbox.speaking()}
+        buffers = self._buffers(inbox, drawn)
+        sensors = list(buffers)
         uniform = self.uplink.weighting == "uniform"
-        weights = [1.0 if uniform else float(drawn[s]) for s in sensors]
+        weights = {s: 1.0 if uniform else float(drawn[s]) for s in sensors}
         total = np.zeros(plan.model_spec.size, np.float32)
         refused = codec.add_decoded(
             total,
             [inbox.payloads[s][0] for s in sensors],
             plan.model_spec,
             [plan.up(inbox.round, s, Purpose.GRADIENT) for s in sensors],
-            weights,
+            list(weights.values()),
             knobs.get("codec", {}),
         )
-        decode_error(inbox, sensors, refused)
-        accepted = [i for i in range(len(sensors)) if i not in refused]
+        for position, why in refused.items():
+            inbox.refuse(sensors[position], why)
+        accepted = [s for s in sensors if s not in inbox.refused]
         told = readable(knobs.get("codec", {}), plan.model_spec)
-        if not accepted:
+        weight = sum(weights[s] for s in accepted)
+        mean = codec.finish(total, weight) if accepted else None
+        if mean is None or not self.step(inbox.round, mean if self.uplink.kind == "gradient" else -mean):
             self._observe(inbox, None)
             return {"step": False, **told}, {}
-        mean = codec.finish(total, sum(weights[i] for i in accepted))
-        self.trainer.step(mean if self.uplink.kind == "gradient" else -mean)
         if plan.buffer_spec.size:
-            self._average_buffers(inbox, [sensors[i] for i in accepted], [weights[i] for i in accepted])
+            summed = np.zeros(plan.buffer_spec.size, np.float32)
+            for s in accepted:
+                summed += buffers[s] * np.float32(weights[s])
+            self.trainer.set_buffers(Float32().finish(summed, weight))
         self._observe(inbox, mean)
-        return {"step": True, **told}, {sensors[i]: drawn[sensors[i]] for i in accepted}
+        return {"step": True, **told}, {s: drawn[s] for s in accepted}
 
     def state(self) -> State:
         """The controller's memory, too."""
@@ -90,7 +99,7 @@ class VectorStrategy(UplinkStrategy):
         extra = HEADER_SIZE + 4 * plan.buffer_spec.size if plan.buffer_spec.size else 0
         return Horizon(plan.model_spec, self.uplink.codec, rounds, tuple(asked.tolist()), extra)
 
-    def _observe(self, inbox: Inbox, mean: npt.NDArray[np.float32] | None) -> None:
+    def _observe(self, inbox: Inbox, mean: F32 | None) -> None:
         if self.control is not None:
             asked = (sensor for sensors in inbox.expected.values() for sensor in sensors)
             sizes = {sensor: inbox.uplink_bytes.get(sensor, 0) for sensor in asked}
@@ -99,17 +108,17 @@ class VectorStrategy(UplinkStrategy):
     def _samples(self, sensor: int, round: int) -> int:
         return sum(map(len, self.plan.local_batches(sensor, round)))
 
-    def _average_buffers(self, inbox: Inbox, sensors: list[int], weights: list[float]) -> None:
-        spec = self.plan.buffer_spec
-        total = np.zeros(spec.size, np.float32)
-        refused = Float32().add_decoded(
-            total,
-            [inbox.payloads[s][1] for s in sensors],
-            spec,
-            [self.plan.up(inbox.round, s, Purpose.BUFFERS) for s in sensors],
-            weights,
-        )
-        decode_error(inbox, sensors, refused)
-        weight = sum(w for i, w in enumerate(weights) if i not in refused)
-        if weight:
-            self.trainer.set_buffers(Float32().finish(total, weight))
+    def _buffers(self, inbox: Inbox, drawn: dict[int, int]) -> dict[int, F32]:
+        """The buffers of those that drew samples and whose buffers are sound: the others are refused."""
+        spec, found = self.plan.buffer_spec, {}
+        for sensor, samples in drawn.items():
+            try:
+                if not samples:
+                    raise CodecError("a payload, though it drew no sample")
+                key = self.plan.up(inbox.round, sensor, Purpose.BUFFERS)
+                none = np.zeros(0, np.float32)
+                body = inbox.payloads[sensor][1:]
+                found[sensor] = Float32().decode(body[0], spec, key) if spec.size else none
+            except CodecError as error:
+                inbox.refuse(sensor, error)
+        return found

@@ -197,7 +197,10 @@ class Codec(Configured, ABC):
             else:
                 sent[i] = Sent(body, key, weight)
         chosen = list(sent)
-        late = self._add_bodies(out, list(sent.values()), spec, knobs)
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # a sum that is not finite is the caller's to judge
+            late = self._add_bodies(out, list(sent.values()), spec, knobs)
         return refused | {chosen[i]: error for i, error in late.items()}
 
     def encode_batch(

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 import fedquant
-from fedquant.errors import ConfigError, EngineError
+from fedquant.errors import CodecError, ConfigError, EngineError
+from fedquant.keys import Purpose
 from fedquant.message import Reply
 from fedquant.plan import make_plan
 from fedquant.scenario import load
+from fedquant.tasks import learn
 from tests.strategies.tampering import Tamper, tampered_run
 
 QUICK = {"training.rounds": 3, "training.evaluate_every": 3, "training.batch_size": 4}
@@ -242,9 +244,85 @@ def test_a_refused_sample_may_travel_again(tmp_path: Path) -> None:
     assert sum(row["samples"] for row in rows) == sum(plan.federation.sizes)
 
 
-def test_nodes_that_always_fail_end_the_run(tmp_path: Path) -> None:
-    scenario = load("wearables", {**QUICK, "training.rounds": 9, "uplink": CACHE})
+def test_nodes_that_cannot_remember_cannot_take_part(tmp_path: Path) -> None:
+    scenario = load("wearables", {**QUICK, "uplink": CACHE})
     state = tmp_path / "state"
     state.write_text("a file where a folder should be")
-    with pytest.raises((EngineError, OSError)):
+    with pytest.raises(EngineError, match="cannot take part"):
         fedquant.run(scenario, {"state_dir": str(state)}, out=tmp_path / "out")
+
+
+def test_nodes_that_always_fail_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise CodecError("the radio burnt out")
+
+    monkeypatch.setattr(learn, "gradient", broken)
+    with pytest.raises(EngineError, match=r"no node answered in 3 rounds in a row(.|\n)*burnt out"):
+        fedquant.run("wearables", {**QUICK, "training.rounds": 9, "uplink": GRADIENT}, out=tmp_path)
+
+
+def test_more_sensors_than_were_asked_are_one_failure(tmp_path: Path) -> None:
+    def crowd(reply: Reply) -> list[Reply]:
+        return [Reply(reply.run, reply.round, tuple(range(1000)), reply.payloads * 1000)]
+
+    rows = tampered_run(load("wearables", {**QUICK, "uplink": GRADIENT}), crowd, tmp_path)
+    assert [row["failures"] for row in rows] == [0, 1, 0]
+    assert [row["answered"] for row in rows] == [16, 15, 16]
+
+
+def test_who_drew_nothing_has_nothing_to_say(tmp_path: Path) -> None:
+    """A stream ends after some rounds; a payload made up after that is refused."""
+    changes = {**QUICK, "training.sampling": "stream", "training.batch_size": 400, "uplink": GRADIENT}
+    plan = make_plan(scenario := load("wearables", changes))
+    x = np.ones(plan.model_spec.size, np.float32)
+    payload, _ = plan.scenario.uplink.codec.encode(x, plan.model_spec, plan.up(2, 0, Purpose.GRADIENT))
+    rows = tampered_run(scenario, lambda reply: [with_payload(reply, payload)], tmp_path)
+    assert [row["refused"] for row in rows] == [0, 1, 0]
+    assert [row["step"] for row in rows] == [True, False, False]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_more_samples_than_were_drawn_are_refused(cache: bool, tmp_path: Path) -> None:
+    """In round 1 every sensor draws all that it has; a cache knows them, a stream has ended."""
+    changes = {"training.batch_size": 400, "training.sampling": "random" if cache else "stream"}
+    uplink = {"kind": "data", "codec": "dataq", "cache": cache}
+    plan = make_plan(scenario := load("wearables", {**QUICK, **changes, "uplink": uplink}))
+    data = plan.samples(0, np.arange(3))
+    payload = plan.scenario.uplink.codec.encode(data.x, data.y, plan.data_spec, plan.up(2, 0, Purpose.DATA))
+    rows = tampered_run(scenario, lambda reply: [with_payload(reply, payload)], tmp_path)
+    assert [row["refused"] for row in rows] == [0, 1, 0]
+
+
+def test_a_gradient_with_bad_buffers_is_not_taken(tmp_path: Path) -> None:
+    """A node that is told that it was refused sends the same again, so nothing of it may have counted."""
+    changes = {**QUICK, "training.rounds": 2, "task.norm": "batch", "uplink": GRADIENT}
+    scenario = load("wearables", changes)
+
+    def without(reply: Reply) -> list[Reply]:
+        return [Reply(reply.run, reply.round, reply.sensors, ((b"", b""),))]
+
+    def damaged(reply: Reply) -> list[Reply]:
+        gradient, buffers = reply.payloads[0]
+        return [Reply(reply.run, reply.round, reply.sensors, ((gradient, buffers[:-1]),))]
+
+    rows = tampered_run(scenario, damaged, tmp_path / "damaged")
+    assert [row["refused"] for row in rows] == [0, 1]
+    tampered_run(scenario, without, tmp_path / "without")
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("damaged", "without")]
+    assert models[0] == models[1]
+
+
+def test_a_gradient_that_is_not_finite_is_no_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan = make_plan(scenario := load("wearables", {**QUICK, "uplink": {**GRADIENT, "codec": "float32"}}))
+    x = np.full(plan.model_spec.size, 3e38, np.float32)
+    payload, _ = plan.scenario.uplink.codec.encode(x, plan.model_spec, plan.up(2, 0, Purpose.GRADIENT))
+    rows = tampered_run(scenario, lambda reply: [with_payload(reply, payload)], tmp_path)
+    assert [row["step"] for row in rows] == [True, False, True]
+    assert "round 2: the gradient is not finite" in caplog.text
+
+
+@pytest.mark.parametrize("uplink", [GRADIENT, {"kind": "data", "codec": "dataq"}], ids=["gradient", "data"])
+def test_a_model_that_diverges_ends_the_run(uplink: dict[str, Any], tmp_path: Path) -> None:
+    changes = {**QUICK, "training.optimizer": {"name": "sgd", "lr": 1e38}, "uplink": uplink}
+    with pytest.raises(EngineError, match=r"the model has diverged(; |.*)lower the learning rate"):
+        fedquant.run("wearables", {**changes, "training.rounds": 20}, out=tmp_path)
