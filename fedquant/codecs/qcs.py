@@ -3,10 +3,9 @@
 Abdi & Fekri, "Quantized Compressive Sampling of Stochastic Gradients for Efficient Communication in
 Distributed Deep Learning" (2020). Signs and dither come from the key and are never sent.
 
-Body: every partition's scale, then all their codes in one stretch. A scale is a float32, or its upper 16
-bits (none for a lone coefficient: that takes 32). Codes are planar for 2, 4, 16 and 256 levels, mixed radix
-for other counts. Lengths depend on the vector's alone.
-Entropy-coded, it is the scales and `entropy` of the codes of all partitions whose scale is not zero.
+Body: every partition's scale, then in one stretch the codes of those whose scale is not zero. A scale is a
+float32, or its upper 16 bits (none for a lone coefficient: that takes 32). Codes are planar for 2, 4, 16 and
+256 levels, mixed radix for other counts; entropy-coded, they are in an `entropy` container.
 """
 
 from __future__ import annotations
@@ -94,7 +93,7 @@ class QCS(Codec):
         return _plan(self, spec.size, 2 * levels + 1)
 
     def limit(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> int:
-        """Bytes of the longest body: of every body, where no entropy is coded."""
+        """Bytes of the longest body: of every body whose scales are not zero, where no entropy is coded."""
         return self.plan(spec, knobs).bytes + self.entropy  # the form's own byte
 
     def gamma(self, spec: Spec, knobs: Knobs = NO_KNOBS) -> float:
@@ -126,8 +125,6 @@ class QCS(Codec):
 
     def _decode_body(self, data: bytes, spec: Spec, key: Key, knobs: Knobs) -> Array:
         cut = self.plan(spec, knobs)
-        if len(data) != cut.bytes and not self.entropy:
-            raise CodecError(f"qcs: body of {len(data)} bytes, expected {cut.bytes}")
         scales = _read(cut, data)
         codes = self._unpack(data[cut.scale_bytes :], cut, scales)
         out = np.empty(spec.size, np.float32)
@@ -147,21 +144,24 @@ class QCS(Codec):
         return out
 
     def _pack(self, codes: Array, cut: Plan, scales: Sequence[Array]) -> bytes:
+        codes = codes[_coded(cut, scales)]
         if self.entropy:
-            return entropy.pack(codes[_coded(cut, scales)], cut.levels)
+            return entropy.pack(codes, cut.levels)
         bits = PLANAR.get(cut.levels)
         return pack.pack_bits(codes, bits) if bits else pack.pack_radix(codes, cut.levels)
 
     def _unpack(self, data: bytes, cut: Plan, scales: Sequence[Array]) -> Array:
-        if self.entropy:
-            n = sum(run.k * int(np.count_nonzero(scale)) for run, scale in zip(cut.runs, scales, strict=True))
-            codes = np.zeros(cut.codes, np.uint8)
-            codes[_coded(cut, scales)] = entropy.unpack(data, n, cut.levels)
-            return codes
+        n = sum(run.k * int(np.count_nonzero(scale)) for run, scale in zip(cut.runs, scales, strict=True))
         bits = PLANAR.get(cut.levels)
-        if bits:
-            return pack.unpack_bits(data, cut.codes, bits)
-        return pack.unpack_radix(data, cut.codes, cut.levels).astype(np.uint8, copy=False)
+        if self.entropy:
+            sent = entropy.unpack(data, n, cut.levels)
+        else:
+            sent = pack.unpack_bits(data, n, bits) if bits else pack.unpack_radix(data, n, cut.levels)
+        if n == cut.codes:
+            return sent.astype(np.uint8, copy=False)
+        codes = np.zeros(cut.codes, np.uint8)
+        codes[_coded(cut, scales)] = sent
+        return codes
 
 
 def _streams(key: Key, run: int) -> tuple[Key, Key]:

@@ -52,12 +52,14 @@ def test_ternary_coefficients_cost_their_entropy(order: int, zeros: float) -> No
     assert abs(8 * body / n - entropy) < 5 * 0.0073 + 0.003
 
 
-def test_zero_partitions_cost_their_scales_alone() -> None:
-    codec, x = QCS(entropy=True), gaussian(2560)
+@pytest.mark.parametrize("entropy", [False, True])
+def test_zero_partitions_cost_their_scales_alone(entropy: bool) -> None:
+    codec, x = QCS(entropy=entropy), gaussian(2560)
     x[256:] = 0
     lone, _ = codec.encode(x, Spec(2560), KEY)
     first, _ = codec.encode(x[:256], Spec(256), KEY)
     assert len(lone) == len(first) + 9 * 4
+    assert not codec.decode(lone, Spec(2560), KEY)[256:].any()
 
 
 @pytest.mark.parametrize("scale", ["float32", "bfloat16"])
