@@ -29,7 +29,7 @@ def _state_dir(context: Context, scenario: Scenario) -> Path:
     if given:
         return Path(str(given))
     home = Path(os.environ.get("XDG_STATE_HOME", Path.home() / ".local" / "state"))
-    return home / "fedquant" / f"{scenario.name}-{scenario.run_id:016x}"
+    return home / "fedquant" / scenario.name
 
 
 def _node(context: Context) -> Gateway:

@@ -49,6 +49,15 @@ def last_checkpoint(folder: Path, scenario: Scenario) -> checkpoint.State:
     return checkpoint.read(folder, scenario.run_id)
 
 
+def not_stopped(folder: Path) -> None:
+    """Raises ConfigError where a run stopped that could go on: a new one would replace it."""
+    if (folder / checkpoint.NAME).is_file():
+        raise ConfigError(
+            f"{folder} holds a run that stopped and can go on from its checkpoint; add --resume "
+            "(resume=True), choose another folder with --out, or delete it"
+        )
+
+
 def writable(folder: Path, option: str) -> None:
     """Makes a folder for results before the work begins. Raises ConfigError where it cannot be written."""
     try:

@@ -62,6 +62,9 @@ def _connected(grid: Grid, wanted: int) -> list[int]:
     deadline = time.monotonic() + _CONNECT
     while len(nodes := list(grid.get_node_ids())) < wanted:
         if time.monotonic() > deadline:
-            raise EngineError(f"only {len(nodes)} of {wanted} nodes connected within {_CONNECT:g} s")
+            raise EngineError(
+                f"only {len(nodes)} of {wanted} nodes connected within {_CONNECT:g} s; start {wanted} "
+                f"SuperNodes (flwr run: --federation-config num-supernodes={wanted})"
+            )
         time.sleep(0.2)
     return nodes

@@ -222,6 +222,10 @@ def test_a_run_that_begins_again_forgets(tmp_path: Path) -> None:
     first = results(fedquant.run(name, values, out=tmp_path).folder)
     with pytest.raises(Stopped):
         fedquant.run(name, {**values, **EVERY}, out=tmp_path, on_round=stop_at(6))
+    with pytest.raises(ConfigError, match=r"holds a run that stopped and can go on .* add --resume"):
+        fedquant.run(name, values, out=tmp_path)
+    assert (tmp_path / checkpoint.NAME).is_file()
+    (tmp_path / checkpoint.NAME).unlink()
     assert results(fedquant.run(name, values, out=tmp_path).folder) == first
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fedquant.errors import ConfigError, EngineError, FedquantError
-from fedquant.folder import alone, finished, last_checkpoint
+from fedquant.folder import alone, finished, last_checkpoint, not_stopped
 from fedquant.scenario import Scenario, load
 from fedquant.scenario.descent import DescentUplink
 
@@ -70,7 +70,8 @@ def run(
 ) -> Result:
     """Runs a scenario and returns its result; `out` is the run folder (runs/<name> by default).
 
-    resume: goes on from the checkpoint in that folder, or returns what is finished there.
+    resume: goes on from the checkpoint in that folder, or returns what is finished there. Without it a
+    finished run in the folder is replaced, and one that stopped at a checkpoint is a ConfigError.
     on_round is called with each round's line (engine local), on_line with each log line (flower).
     Raises ConfigError, DataError or EngineError.
     """
@@ -82,6 +83,8 @@ def run(
         if finished(folder, checked):
             return read(folder)
         last_checkpoint(folder, checked)  # a mistake is told before anything starts
+    else:
+        not_stopped(folder)
     if engine == "local":
         _local(checked, folder, resume, on_round)
     else:
