@@ -153,6 +153,7 @@ class QCS(Codec):
     def _unpack(self, data: bytes, cut: Plan, scales: Sequence[Array]) -> Array:
         n = sum(run.k * int(np.count_nonzero(scale)) for run, scale in zip(cut.runs, scales, strict=True))
         bits = PLANAR.get(cut.levels)
+        sent: Array
         if self.entropy:
             sent = entropy.unpack(data, n, cut.levels)
         else:
