@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from fedquant.reproduce import report
-from fedquant.reproduce.qcs_runs import STYLES, Setting, gain, measured, train
+from fedquant.reproduce.qcs_runs import BASELINE, LOSS, STYLES, Setting, gain, measured, train
 from fedquant.reproduce.qcs_schemes import PAPER
 from fedquant.reproduce.report import Claim
 
@@ -50,6 +50,8 @@ def run(
     name = "qcs-cifar10-quick" if quick else "qcs-cifar10"
     found = {scheme: rounds for (_, scheme), rounds in train(name, [setting], runs, processes, say).items()}
     losses = {scheme: measured(rounds, "test_loss") for scheme, rounds in found.items()}
+    last = {scheme: measured(rounds, "test_accuracy")[-1] for scheme, rounds in found.items()}
+    falling = sum(values[-1] < values[0] for values in losses.values())
     figure, (axes,) = report.panels(1)
     rows = []
     for scheme, rounds in found.items():
@@ -67,17 +69,20 @@ def run(
     text = f"""
 `{SCENARIO}`: the JPEG copy of CIFAR-10, four workers, 128 images each a round, Adam 0.001, decay 0.99 an
 epoch, by `fedquant.run` with real payloads. Shortened against the paper, which trains to the end:
-{size.rounds} rounds of 98 an epoch; tested on {size.test_samples:,} images. One seed.
+{size.rounds} rounds of 98 an epoch; tested on {size.test_samples:,} images. One seed. The loss falls with
+{falling} of {len(found)} schemes. A difference within the figure in parentheses (of accuracies, two standard
+deviations of so many images) cannot be told from noise. Gains are those of real bytes: zero buckets and
+partitions, of units that do not fire, send a scale alone.
 
 Command: `fedquant reproduce qcs-fig8{" --quick" if size is QUICK else ""}`
 """
     table = [
         (
             scheme,
-            f"{gain(rounds, found['no quantization']):.1f}",
+            f"{gain(rounds, found[BASELINE]):.1f}",
             f"{losses[scheme][0]:.3f}",
             f"{losses[scheme][-1]:.3f}",
-            f"{100 * measured(rounds, 'test_accuracy')[-1]:.1f}",
+            f"{100 * last[scheme]:.1f}",
         )
         for scheme, rounds in found.items()
     ]
@@ -87,23 +92,26 @@ Command: `fedquant reproduce qcs-fig8{" --quick" if size is QUICK else ""}`
         "QCS, Figure 8: CifarNet on CIFAR-10",
         PAPER,
         text,
-        report.verdicts(claims(losses)),
+        report.verdicts(claims(losses, last, size.test_samples)),
         report.table(head, table),
         ["![Figure 8](qcs-fig8.svg)"],
     )
 
 
-def claims(losses: dict[str, list[float]]) -> list[Claim]:
-    """What the paper says about Fig. 8, as measured: test losses at the evaluated rounds by scheme."""
+def claims(
+    losses: Mapping[str, Sequence[float]], accuracies: Mapping[str, float], images: int
+) -> list[Claim]:
+    """What the paper says about Fig. 8, as measured: test losses by scheme, and the last accuracies."""
+    noise = 100 / images**0.5  # points: twice the deviation at 50 %, where it is largest
     mean = {scheme: sum(values) / len(values) for scheme, values in losses.items()}
-    falling = [scheme for scheme, values in losses.items() if values[-1] < values[0]]
-    out = [
-        Claim("all learn: the loss falls", f"{len(falling)} of {len(losses)}", len(falling) == len(losses))
-    ]
-    for scheme in ("QCS-1", "QCS-2"):
-        ratio = mean[scheme] / mean["no quantization"]
-        text = f"{scheme} converges about as fast as the baseline"
-        out.append(Claim(text, f"mean loss ×{ratio:.3f} (1.1)", ratio <= 1.1))
-    better = mean["QCS-2"] < mean["QSGD"]
-    shown = f"mean loss {mean['QCS-2']:.3f} against {mean['QSGD']:.3f}"
-    return [*out, Claim("QCS-2 converges faster than QSGD", shown, better)]
+    out = []
+    for scheme in [s for s in losses if s.startswith("QCS")]:
+        ratio = mean[scheme] / mean[BASELINE]
+        faster = None if abs(ratio - 1) < LOSS else ratio < 1
+        text = f"{scheme} converges faster than the baseline on some occasions"
+        out.append(Claim(text, f"mean loss ×{ratio:.3f} ({LOSS:.0%})", faster))
+        points = 100 * (accuracies[scheme] - accuracies[BASELINE])
+        better = None if abs(points) < noise else points > 0
+        text = f"{scheme} ends more accurate than the baseline on some occasions"
+        out.append(Claim(text, f"{points:+.1f} points ({noise:.1f})", better))
+    return out

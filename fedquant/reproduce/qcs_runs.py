@@ -10,9 +10,12 @@ from typing import Any, Final
 from fedquant.engines.run import Row
 from fedquant.report.study import Study, execute
 
+BASELINE: Final = "no quantization"
+LOSS: Final = 0.02
+"""Mean losses less than this share apart count as equal."""
 FEEDBACK: Final = "error_feedback"
 SCHEMES: Final[dict[str, dict[str, Any]]] = {
-    "no quantization": {"name": "float32"},
+    BASELINE: {"name": "float32"},
     "QSGD": {"name": "qsgd", "levels": 1, "scope": 512},
     "1 bit, feedback": {"name": FEEDBACK, "inner": {"name": "sign", "scope": "segment"}},
     "Sparse-SGD": {"name": "sparse", "density": 0.12},  # in about the bytes of QCS-1
@@ -23,7 +26,7 @@ SCHEMES: Final[dict[str, dict[str, Any]]] = {
 }
 """Uplink codecs. Feedback of QCS has its default weight, 1/(γ+1)."""
 STYLES: Final = {
-    "no quantization": ("black", "-"),
+    BASELINE: ("black", "-"),
     "QSGD": ("tab:orange", "-"),
     "1 bit, feedback": ("tab:red", "--"),
     "Sparse-SGD": ("tab:green", "-"),

@@ -11,11 +11,11 @@ from fedquant.report.pyplot import pyplot
 
 
 class Claim(NamedTuple):
-    """What the paper says, what was measured and whether that holds."""
+    """What the paper says, what was measured and whether that holds (None: it cannot be told)."""
 
     text: str
     measured: str
-    holds: bool
+    holds: bool | None
 
 
 def panels(count: int) -> tuple[Any, Sequence[Any]]:
@@ -74,5 +74,11 @@ def write(path: Path, title: str, *blocks: str | Sequence[str]) -> Path:
 
 def verdicts(claims: Iterable[Claim]) -> list[str]:
     """Each claim beside its measurement, and whether it holds."""
-    rows = [(c.text, c.measured, "holds" if c.holds else "**does not hold**") for c in claims]
+    rows = [(c.text, c.measured, _verdict(c.holds)) for c in claims]
     return ["| the paper | measured | |", "| --- | --- | --- |", *("| " + " | ".join(r) + " |" for r in rows)]
+
+
+def _verdict(holds: bool | None) -> str:
+    if holds is None:
+        return "**cannot be told**"
+    return "holds" if holds else "**does not hold**"
