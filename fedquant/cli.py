@@ -6,13 +6,34 @@ import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from fedquant.errors import ConfigError, FedquantError
+
+# For the help, which so imports nothing that takes long or depends on settings.
+STUDIES: Final = (
+    "studies/codecs-mnist",
+    "studies/codecs-wearables",
+    "studies/daqusgd-cifar10",
+    "studies/dqsgd-cifar10",
+    "studies/qcs-cifar10",
+    "studies/wearables",
+)
+EXPERIMENTS: Final = (
+    "daqusgd-fig4",
+    "dqgd-fig3",
+    "dqsgd-table1",
+    "qcs-fig2",
+    "qcs-fig3",
+    "qcs-fig4",
+    "qcs-fig5",
+    "qcs-fig6",
+    "qcs-fig8",
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -36,7 +57,10 @@ def _root() -> None:
 
 @app.command()
 def run(
-    scenario: Annotated[str, typer.Argument(help="A scenario file, or the name of one that ships.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(help="A scenario file, or the name of one that ships; an unknown name lists them."),
+    ],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value, repeatable.")] = None,
     engine: Annotated[Engine, typer.Option(help="local: in this process; flower: on Ray.")] = Engine.local,
     out: Annotated[Path | None, typer.Option(help="The run folder; runs/<name> by default.")] = None,
@@ -79,7 +103,9 @@ def run(
 
 @app.command()
 def compare(
-    study: Annotated[str, typer.Argument(help="A study file, or the name of one that ships (studies/…).")],
+    study: Annotated[
+        str, typer.Argument(help=f"A study file, or the name of one that ships: {', '.join(STUDIES)}.")
+    ],
     set_: Annotated[list[str] | None, typer.Option("--set", help="key.path=value for every run.")] = None,
     out: Annotated[Path, typer.Option(help="Where runs go; finished ones are kept.")] = Path("runs/studies"),
     report: Annotated[Path, typer.Option(help="Where table, CSV and picture go.")] = Path("docs/results"),
@@ -91,9 +117,10 @@ def compare(
     from fedquant.report import plot, table
     from fedquant.report.pyplot import pyplot
     from fedquant.report.study import distortions, execute, load_study
-    from fedquant.scenario.load import parse_changes
+    from fedquant.scenario.load import find, parse_changes
 
     console = Console()
+    find(study, "study")  # so that studies are suggested
     loaded = load_study(study, parse_changes(set_ or ()))
     if quick:
         loaded = loaded.first()
@@ -122,7 +149,7 @@ def compare(
 
 @app.command()
 def reproduce(
-    name: Annotated[str, typer.Argument(help="An experiment of the papers; an unknown name lists them.")],
+    name: Annotated[str, typer.Argument(help=f"An experiment of the papers: {', '.join(EXPERIMENTS)}.")],
     quick: Annotated[bool, typer.Option("--quick", help="Fewer repetitions, the same claims.")] = False,
     matrix: Annotated[Path | None, typer.Option(help="A Matrix Market file (dqgd-fig3).")] = None,
     out: Annotated[Path, typer.Option(help="Where report, CSV and pictures go.")] = Path("docs/reproduce"),
