@@ -28,7 +28,7 @@ from fedquant.codecs.levels import (
     longest,
     of_bits,
 )
-from fedquant.errors import CodecError
+from fedquant.errors import CodecError, ConfigError
 from fedquant.kernels import buckets
 from fedquant.keys import Key
 from fedquant.wire import NO_KNOBS, Knobs
@@ -44,6 +44,8 @@ _LIMITS: Final = {"bits": (2, 16, "<u1"), "levels": (1, MAX_LEVELS, "<u2")}
 @dataclass(frozen=True)
 class QSGD(Codec):
     """s = 2**(bits−1) − 1 positive levels, or s = `levels`; knobs `bits` and `levels` override them.
+
+    Raises ConfigError for both.
 
     With scope "segment" a knob may give each segment its own (`each_segment`).
 
@@ -61,6 +63,12 @@ class QSGD(Codec):
     norm: Literal["max", "l2"] = "max"
     scope: Scope = "whole"
     entropy: bool = False
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and self.bits != type(self).bits:
+            raise ConfigError(
+                f"qsgd: levels={self.levels} takes the place of bits={self.bits}; remove one of the two"
+            )
 
     def finenesses(self, spec: Spec, knobs: Knobs) -> list[Fineness]:
         """Of each group. Raises CodecError for a bad knob."""

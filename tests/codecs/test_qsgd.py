@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedquant import registry
 from fedquant.codecs.base import Spec
 from fedquant.codecs.groups import Scope
 from fedquant.codecs.groups import groups as cut
 from fedquant.codecs.qsgd import QSGD, each_segment, numbers
-from fedquant.errors import CodecError
+from fedquant.errors import CodecError, ConfigError
 from fedquant.kernels import pack, rng
 from fedquant.keys import Key
 from fedquant.wire import HEADER_SIZE, Knobs, frame
@@ -272,3 +273,12 @@ def test_the_knob_says_each_number() -> None:
         (told,) = each_segment(name, values).values()
         assert isinstance(told, bytes)
         assert numbers(name, told) == values
+
+
+@pytest.mark.parametrize("bits", [2, 8])
+def test_bits_beside_levels_are_refused(bits: int) -> None:
+    """Unless they are the default, which a resolved scenario says of every codec."""
+    with pytest.raises(ConfigError, match=f"qsgd: levels=1 takes the place of bits={bits}; remove one"):
+        registry.create("codec", {"name": "qsgd", "bits": bits, "levels": 1})
+    codec = registry.create("codec", {"name": "qsgd", "levels": 1})
+    assert registry.create("codec", registry.resolved(codec)) == codec
