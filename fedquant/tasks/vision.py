@@ -19,6 +19,7 @@ from torchvision import datasets
 from fedquant.errors import DataError
 from fedquant.kernels import rng
 from fedquant.keys import Key, Purpose
+from fedquant.registry import one_line
 from fedquant.tasks.base import Dataset, Federation, Task
 from fedquant.tasks.models import FC, LeNet5, SmallCNN, resnet
 from fedquant.tasks.partition import Partition
@@ -151,6 +152,12 @@ class Vision(Images):
 
     def _read(self, part: Part) -> Dataset:
         root = self._root()
+        given = self.root or os.environ.get("FEDQUANT_DATA")
+        if given and not root.is_dir():  # mistyped, most likely; the default one is made
+            raise DataError(
+                f"{self.name}: root {root} is no folder that exists; make it, point root or FEDQUANT_DATA to "
+                "the one that holds the data sets, or set source: synthetic"
+            )
         try:
             images = self._open(root, part == "train")
         # What torchvision raises for missing, unreachable, and broken files.
@@ -159,7 +166,7 @@ class Vision(Images):
                 f"check the network and that {root} can be written" if self.download else "set download: true"
             )
             raise DataError(
-                f"{self.name}: no readable {self.reader.__name__} under root {root} ({error}); "
+                f"{self.name}: no readable {self.reader.__name__} under root {root} ({one_line(error)}); "
                 f"{fix}, or point root or FEDQUANT_DATA to a folder that holds it"
             ) from error
         x = np.asarray(images.data)

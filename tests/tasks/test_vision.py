@@ -52,9 +52,35 @@ def test_root_from_the_environment(data_root: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_missing_set_without_download_names_root_and_fix(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mnist: .*root .*nowhere.*set download: true.*FEDQUANT_DATA"):
-        Mnist(root=str(tmp_path / "nowhere"), download=False).load(KEY)
-    assert not (tmp_path / "nowhere").exists()
+    with pytest.raises(DataError, match=r"mnist: .*root .*set download: true.*FEDQUANT_DATA"):
+        Mnist(root=str(tmp_path), download=False).load(KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_mistyped_root_is_not_filled(
+    by_environment: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(self: object) -> None:
+        raise AssertionError("tried")
+
+    monkeypatch.setattr(datasets.MNIST, "download", download)
+    root = str(tmp_path / "nowhere")
+    monkeypatch.setenv("FEDQUANT_DATA", root if by_environment else str(tmp_path))
+    with pytest.raises(DataError, match=f"mnist: root {root} is no folder that exists; make it, point root"):
+        Mnist(root=None if by_environment else root).load(KEY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_root_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(self: object) -> None:
+        raise RuntimeError("no\n  network:\n")
+
+    monkeypatch.setattr(datasets.MNIST, "download", unreachable)
+    monkeypatch.delenv("FEDQUANT_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(DataError, match=rf"root {tmp_path}/.cache/fedquant \(no network:\); check"):
+        Mnist().load(KEY)
 
 
 def test_a_failing_download_names_root_and_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
