@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -59,10 +60,33 @@ def test_config_leaves_defaults_out() -> None:
             "qsgd.bits: Input should be less than or equal to 16, got 99",
         ),
         ("data_codec", {"name": "dataq", "m": "many"}, "got 'many'"),
+        (
+            "codec",
+            {"name": "qsgd", "scope": 0},
+            "qsgd.scope: Input should be 'whole' or 'segment', or greater than or equal to 1, got 0",
+        ),
+        (
+            "controller",
+            {"name": "fixed", "bits": 99},
+            "fixed.bits: Input should be less than or equal to 16, got 99",
+        ),
+        (
+            "controller",
+            {"name": "fixed", "bits": [3, 99]},
+            "fixed.bits.1: Input should be less than or equal to 16, got 99",
+        ),
+        (
+            "controller",
+            {"name": "dqsgd_convex", "budget": {"byte": 9}},
+            "dqsgd_convex.budget.byte: unknown key, did you mean 'bytes'?",
+        ),
+        ("codec", {"name": "qcs", "gain": math.inf}, "qcs.gain: expected a finite number, got inf"),
+        ("codec", {"bits": "3" * 99}, f"{{'bits': '{'3' * 70}…; known: float32, float64"),
         ("data_codec", {"name": "dataq", "rounding": "up"}, "got 'up'"),
         ("selection", {"name": "relative", "factor": 0}, "relative.factor"),
     ],
 )
 def test_mistakes_are_named(kind: registry.Kind, config: Any, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         registry.create(kind, config)
+    assert not re.search(r"constrained|literal\[|tuple|keyword|unable to", str(caught.value))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from fedquant.engines.run import Result, Row
+from fedquant.ledger import SCENARIO
+from fedquant.scenario import load
 
 
 def said(row: Row) -> str:
@@ -19,7 +21,7 @@ def table(result: Result, title: str) -> Table:
     descent = "relative_error" in result.rounds[-1]
     last = ("range",) if descent else ("samples sent",)
     what, _ = _quality(result.rounds[-1])
-    out = Table("round", what, "uplink", "downlink", *last, title=title, caption=_ending(result.rounds[-1]))
+    out = Table("round", what, "uplink", "downlink", *last, title=title, caption=_ending(result))
     measured = [row for row in result.rounds if _quality(row)[0]]
     step = max(1, len(measured) // 10)
     for row in [*measured[:-1:step], measured[-1]]:
@@ -53,11 +55,14 @@ def _range(r: float | None) -> str:
     return "–" if r is None else f"{r:.2e}"
 
 
-def _ending(row: Row) -> str | None:
+def _ending(result: Result) -> str | None:
+    row = result.rounds[-1]
     if "relative_error" not in row:
         return None
     if row["diverged"]:
-        return "diverged: give the codec more bits, or quantize differentially"
+        scenario = load(result.folder / SCENARIO)
+        naive = getattr(scenario.uplink, "method", "").startswith("nq-") and scenario.sensors == 1
+        return "diverged: give the codec more bits" + (", or quantize differentially" if naive else "")
     if row["finished"]:
         rate = row["relative_error"] ** (1 / row["iteration"])
         return f"down to float64's floor in {row['iteration']} iterations, rate {rate:.4f}"

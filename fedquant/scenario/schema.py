@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from fedquant import registry
 from fedquant.codecs.base import Codec, Spec
@@ -129,10 +129,21 @@ class Downlink(Section):
         return codec
 
 
+def _told(value: Any) -> Any:
+    """An argument that JSON does not drop; null would become torch's default without a word."""
+    if value is None:
+        raise ConfigError("expected a value, got null; remove the key for torch's default")
+    if not registry.finite(value):
+        raise ConfigError(registry.not_finite(value))
+    return value
+
+
 class Optimizer(Section):
     """A class of torch.optim (name: sgd, adam, …), and its arguments."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
+
+    __pydantic_extra__: dict[str, Annotated[Any, AfterValidator(_told)]]
 
     name: str = "sgd"
 

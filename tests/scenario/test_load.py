@@ -65,7 +65,7 @@ def test_files_and_yaml(tmp_path: Path) -> None:
     path.write_text(json.dumps(BASE), encoding="utf-8")
     assert load(path).to_json() == load(str(path)).to_json() == load(BASE).to_json()
     path.write_text("a: [1", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"mine.yaml: while parsing"):
+    with pytest.raises(ConfigError, match=r"mine.yaml, line 1, column 6: expected ',' or '\]'"):
         load(path)
     path.write_text("- 1", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"mine.yaml: expected a mapping of keys, got list"):
@@ -92,12 +92,32 @@ def test_files_and_yaml(tmp_path: Path) -> None:
         ("task=watchh", "task: unknown task 'watchh': did you mean 'watch'?"),
         ("task.fold=99", "fold=99 does not exist"),
         ("task.foldd=1", "watch.foldd: unknown key, did you mean 'fold'?"),
-        ("uplink.kind=gradientt", "'gradientt'"),
+        ("uplink.kind=gradientt", "uplink.kind: unknown kind 'gradientt': did you mean 'gradient'?"),
+        ("uplink.kind=foo", "uplink.kind: unknown kind 'foo': known: data, delta, descent, gradient"),
+        ("uplink={}", "uplink.kind: Field required, known: data, delta, descent, gradient"),
+        ("uplink=3", "uplink: expected a mapping of keys, got 3"),
+        (
+            "uplink={kind: data, codec: dataq, cache: true, refine: {factor: 2, factr: 3}}",
+            "uplink.refine.factr: unknown key, did you mean 'factor'?",
+        ),
+        ("training.optimizer.lr=.nan", "training.optimizer.lr: expected a finite number, got nan"),
+        ("training.optimizer.lr=-.inf", "training.optimizer.lr: expected a finite number, got -inf"),
+        ("training.optimizer.lr=null", "training.optimizer.lr: expected a value, got null; remove the key"),
+        (
+            "training.optimizer={name: adam, betas: [0.9, .nan]}",
+            "training.optimizer.betas: expected finite numbers, got [0.9, nan]",
+        ),
+        (
+            "training.schedule={name: StepLR, gamma: .inf}",
+            "training.schedule.gamma: expected a finite number, got inf",
+        ),
+        ("uplink.codec={name: qcs, gain: .inf}", "uplink.codec: qcs.gain: expected a finite number, got inf"),
+        ("uplink.codec={name: qsgd, 3: 4}", "uplink.codec: qsgd.3: unknown key, known: bits"),
         ("uplink.codec=qsdg", "uplink.codec: unknown codec 'qsdg': did you mean 'qsgd'?"),
         ("uplink.codec.bits=99", "qsgd.bits: Input should be less than or equal to 16, got 99"),
         ("uplink.codec=[1]", "expected a name or a mapping with one, got [1]"),
         ("uplink.codec={bits: 3}", "'name' is missing in {'bits': 3}"),
-        ("training.optimizer=3", "training.optimizer: Input should be a valid dictionary"),
+        ("training.optimizer=3", "training.optimizer: expected a mapping of keys, got 3"),
         ("uplink={kind: delta, codec: qsgd}", "uplink.local_lr: Field required"),
         ("uplink={kind: data, codec: raw, replay: 3}", "uplink: replay needs cache: true"),
         ("uplink={kind: data, codec: raw, cache: true, normalize: batch}", "normalize: batch has no meaning"),
@@ -195,12 +215,63 @@ def test_every_mistake_has_its_line() -> None:
     [
         ("wearable", "no scenario file 'wearable', and none of that name: did you mean 'wearables'?"),
         ("9/9.yaml", "no scenario file '9/9.yaml', and none of that name: known: "),
-        ("{a: [", "scenario JSON: while parsing"),
+        ("{a: [", "scenario JSON, line 1, column 6: expected the node content"),
+        ("{a: 1, a: 2}", "scenario JSON, line 1, column 8: key 'a' is repeated"),
+        ("nonsense", "known: descent, forecast, mnist, papers/"),
+        ("x" * 5000, "is no file name: "),
+        (123, "scenario: expected the name of one, a path, JSON text or a mapping, got 123"),
     ],
 )
-def test_missing_or_broken_scenarios(name: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+def test_missing_or_broken_scenarios(name: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
         load(name)
+    assert "studies/" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x\nseed: 1\ntask: watch\nseed: 2", ", line 4, column 1: key 'seed' is repeated"),
+        ("task:\n  name: watch\n  name: mnist", ", line 3, column 3: key 'name' is repeated"),
+        ("name: x\nseed: 1: 2", ", line 2, column 8: mapping values are not allowed here"),
+        ("name: x\n  seed: [1", ", line 2, column 7: mapping values are not allowed here"),
+        ("name: \0", ": U+0000 at position 6: special characters are not allowed"),
+        ("name: *x", ", line 1, column 7: found undefined alias 'x'"),
+        ("? [1]\n: 2", ", line 1, column 3: found unhashable key"),
+        ("[" * 5000, ": brackets or keys are nested too deeply"),
+        ("name: 2020-13-01", ": month must be in 1..12"),
+    ],
+)
+def test_broken_yaml_is_one_line_with_its_place(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        read(path)
+    assert str(caught.value) == f"{path}{message}"
+
+
+def test_a_key_may_replace_a_merged_one(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text("a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\n", encoding="utf-8")
+    assert read(path) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
+
+
+def test_what_is_unknown_is_compared_with_its_kind() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no study file 'nonsense', .*known: studies/codecs-mnist"
+    ) as caught:
+        find("nonsense", "study")
+    assert "wearables" in str(caught.value)
+    assert "papers/" not in str(caught.value)
+
+
+def test_two_mistakes_of_a_codec_are_two_whole_lines() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(BASE, ["uplink.codec={name: qsgd, bits: 99, scope: layer}"])
+    assert str(caught.value).splitlines() == [
+        "uplink.codec: qsgd.bits: Input should be less than or equal to 16, got 99",
+        "uplink.codec: qsgd.scope: Input should be 'whole' or 'segment', or a valid integer, got 'layer'",
+    ]
 
 
 def test_overrides() -> None:
