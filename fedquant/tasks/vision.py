@@ -96,8 +96,14 @@ class Stored(Task):
         return Dataset(self._prepare(data.x), data.y)
 
     def _root(self) -> Path:
-        given = self.root or os.environ.get("FEDQUANT_DATA") or "~/.cache/fedquant"
-        return Path(given).expanduser()
+        given = self.root or os.environ.get("FEDQUANT_DATA")
+        root = Path(given or "~/.cache/fedquant").expanduser()
+        if given and not root.is_dir():  # mistyped, most likely; the default one is made
+            raise DataError(
+                f"{self.name}: root {root} is no folder that exists; make it, or point root or FEDQUANT_DATA "
+                "to the one that holds the data sets"
+            )
+        return root
 
 
 @dataclass(frozen=True)
@@ -152,12 +158,6 @@ class Vision(Images):
 
     def _read(self, part: Part) -> Dataset:
         root = self._root()
-        given = self.root or os.environ.get("FEDQUANT_DATA")
-        if given and not root.is_dir():  # mistyped, most likely; the default one is made
-            raise DataError(
-                f"{self.name}: root {root} is no folder that exists; make it, point root or FEDQUANT_DATA to "
-                "the one that holds the data sets, or set source: synthetic"
-            )
         try:
             images = self._open(root, part == "train")
         # What torchvision raises for missing, unreachable, and broken files.

@@ -161,8 +161,9 @@ class Fake:
     """Like torchvision's CIFAR: uint8[n, 32, 32, 3] pixels and a list of labels."""
 
     def __init__(self, root: Path, train: bool, download: bool = False) -> None:
-        if not (download or root.exists()):
+        if not (download or (root / "fetched").exists()):
             raise RuntimeError("Dataset not found or corrupted.")
+        (root / "fetched").touch()
         self.data = np.arange(40 * 3072, dtype=np.int64).astype(np.uint8).reshape(40, 32, 32, 3)
         self.targets = [i % 10 for i in range(40)]
 
@@ -171,7 +172,7 @@ def test_torchvision_puts_channels_last_and_the_task_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cifar10, "reader", Fake)
-    root = tmp_path / "root"
+    (root := tmp_path / "root").mkdir()
     with pytest.raises(DataError, match=r"cifar10: no readable Fake .*set download: true"):
         Cifar10(root=str(root), download=False).load(KEY)
     x = Cifar10(root=str(root)).load(KEY).train.x

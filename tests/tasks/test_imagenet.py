@@ -123,8 +123,12 @@ def test_a_broken_image_is_named_when_it_is_needed(root: Path) -> None:
 
 
 def test_a_missing_set_says_how_to_lay_it_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEDQUANT_DATA", str(tmp_path))
+    with pytest.raises(DataError, match=r"imagenet .*there is no download: .*train/<class>/\*.JPEG"):
+        ImageNet().load(KEY)
+    assert not (tmp_path / "imagenet").exists()
     monkeypatch.setenv("FEDQUANT_DATA", str(tmp_path / "nowhere"))
-    with pytest.raises(DataError, match=r"nowhere.imagenet .*there is no download: .*train/<class>/\*.JPEG"):
+    with pytest.raises(DataError, match=r"imagenet: root .*nowhere is no folder that exists"):
         ImageNet().load(KEY)
     assert not (tmp_path / "nowhere").exists()
 

@@ -67,7 +67,7 @@ def test_a_mistyped_root_is_not_filled(
     monkeypatch.setattr(datasets.MNIST, "download", download)
     root = str(tmp_path / "nowhere")
     monkeypatch.setenv("FEDQUANT_DATA", root if by_environment else str(tmp_path))
-    with pytest.raises(DataError, match=f"mnist: root {root} is no folder that exists; make it, point root"):
+    with pytest.raises(DataError, match=f"mnist: root {root} is no folder that exists; make it"):
         Mnist(root=None if by_environment else root).load(KEY)
     assert list(tmp_path.iterdir()) == []
 
