@@ -220,7 +220,7 @@ def test_gradients_of_the_watch_model(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(found[0].each) == 1
     assert found[0].each[0].shape == (found[0].spec.size,)
     assert np.abs(found[0].each[0]).max() > 0
-    assert "no readable MNIST" in missing["none"]
+    assert "root /nowhere is no folder" in missing["none"]
 
 
 # ---- what is measured, and whether it suffices
