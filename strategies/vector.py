@@ -110,15 +110,19 @@ class VectorStrategy(UplinkStrategy):
 
     def _buffers(self, inbox: Inbox, drawn: dict[int, int]) -> dict[int, F32]:
         """The buffers of those that drew samples and whose buffers are sound: the others are refused."""
-        spec, found = self.plan.buffer_spec, {}
+        found = {}
         for sensor, samples in drawn.items():
             try:
                 if not samples:
                     raise CodecError("a payload, though it drew no sample")
-                key = self.plan.up(inbox.round, sensor, Purpose.BUFFERS)
-                none = np.zeros(0, np.float32)
-                body = inbox.payloads[sensor][1:]
-                found[sensor] = Float32().decode(body[0], spec, key) if spec.size else none
+                found[sensor] = self._decode_buffers(inbox, sensor)
             except CodecError as error:
                 inbox.refuse(sensor, error)
         return found
+
+    def _decode_buffers(self, inbox: Inbox, sensor: int) -> F32:
+        spec = self.plan.buffer_spec
+        if not spec.size:
+            return np.zeros(0, np.float32)
+        key = self.plan.up(inbox.round, sensor, Purpose.BUFFERS)
+        return Float32().decode(inbox.payloads[sensor][1], spec, key)

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError
 from fedquant.engines.run import Result, Row, run
 from fedquant.engines.run import read as read_run
 from fedquant.errors import ConfigError
+from fedquant.explain import explain
 from fedquant.folder import finished, stopped
-from fedquant.registry import explain
 from fedquant.report.distortion import Distortion, measure
 from fedquant.scenario import load
 from fedquant.scenario.descent import DescentUplink

@@ -16,7 +16,7 @@ from yaml.error import MarkedYAMLError
 from yaml.reader import ReaderError
 
 from fedquant.errors import ConfigError, suggest
-from fedquant.registry import explain, one_line, shown
+from fedquant.explain import explain, one_line, shown
 from fedquant.scenario.schema import Scenario
 
 Kind = Literal["scenario", "study"]

@@ -20,6 +20,7 @@ from fedquant.codecs.refine import MAX_LEVELS
 from fedquant.codecs.refinement import Refinement
 from fedquant.control.base import Controller
 from fedquant.errors import ConfigError
+from fedquant.explain import finite, not_finite
 from fedquant.keys import Key
 from fedquant.participation import Participation
 from fedquant.scenario.descent import DOWNLINK, OPTIMIZER, DescentUplink, check_descent
@@ -133,8 +134,8 @@ def _told(value: Any) -> Any:
     """An argument that JSON does not drop; null would become torch's default without a word."""
     if value is None:
         raise ConfigError("expected a value, got null; remove the key for torch's default")
-    if not registry.finite(value):
-        raise ConfigError(registry.not_finite(value))
+    if not finite(value):
+        raise ConfigError(not_finite(value))
     return value
 
 

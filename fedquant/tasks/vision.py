@@ -17,9 +17,9 @@ from torch import nn
 from torchvision import datasets
 
 from fedquant.errors import DataError
+from fedquant.explain import one_line
 from fedquant.kernels import rng
 from fedquant.keys import Key, Purpose
-from fedquant.registry import one_line
 from fedquant.tasks.base import Dataset, Federation, Task
 from fedquant.tasks.models import FC, LeNet5, SmallCNN, resnet
 from fedquant.tasks.partition import Partition
