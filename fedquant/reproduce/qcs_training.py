@@ -151,10 +151,11 @@ class Tally(NamedTuple):
 
     @property
     def mostly(self) -> bool | None:
-        """Whether it is better in most settings; None where it is no different in most others."""
+        """Whether it is better in most settings; None where it is no different in most, not only worse."""
         if self.better > self.equal + self.worse:
             return True
-        return None if self.equal >= max(self.better, self.worse) else False
+        alone = self.worse and not self.better
+        return None if self.equal >= max(self.better, self.worse) and not alone else False
 
     @property
     def sometimes(self) -> bool | None:
@@ -239,7 +240,8 @@ mean magnitude a layer, with feedback of weight 1 (the paper's has a mean for ea
 
 Accuracies less than {100 * POINTS:.1f} points apart count as equal, two standard deviations of 10,000 images
 at 96 %, and so do mean losses less than {100 * LOSS:.0f} % apart. A claim of "some occasions" asks for one
-setting beyond that, all others for most settings; where most are equal it cannot be told.
+setting beyond that, all others for most settings; where most are equal it cannot be told, unless the rest
+are all worse.
 
 Command: `fedquant reproduce qcs-fig6{" --quick" if size is QUICK else ""}`
 """
