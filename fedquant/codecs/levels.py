@@ -148,6 +148,8 @@ class _Run(NamedTuple):
 
 def _runs(cuts: Cuts, scales: Array, levels: Levels) -> list[_Run]:
     ends, found, first = bounds(tuple(cuts)), [], 0
+    if len(cuts) == 1:
+        return [_Run(ends, scales, _each(levels, cuts)[0])]
     for fine, same in groupby(_each(levels, cuts)):
         last = first + len(list(same))
         found.append(_Run(ends[first : last + 1], scales[first:last], fine))

@@ -18,12 +18,13 @@ F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
 
+_FEW: Final = 32  # groups, up to which Python's own loop is quicker than numpy
 LARGE: Final = 1 << 14  # numbers of a group from which on a call for each costs nothing
 
 
 def _small(bounds: I64) -> bool:
     """Whether there are compiled kernels for all groups in one call, and that is quicker."""
-    return COMPILED and int(bounds[-1] - bounds[0]) < LARGE * (bounds.size - 1)
+    return COMPILED and bounds.size > 2 and int(bounds[-1] - bounds[0]) < LARGE * (bounds.size - 1)
 
 
 def max_abs(x: F32, bounds: I64) -> F32:
@@ -46,10 +47,16 @@ def sum_squares(x: F32, bounds: I64) -> F64:
 
 def sizes(bounds: I64, scales: F32, s: int, bits: int) -> I64:
     """int64[g]: bytes of each group: `pack_bits` of so many bits or, where that is 0, `pack_radix`."""
+    if bounds.size < _FEW:
+        pairs = zip(_pairs(bounds), scales.tolist(), strict=True)
+        return np.array([_size(b - a, s, bits) if scale > 0 else 0 for (a, b), scale in pairs], np.int64)
     lengths, which = np.unique(np.diff(bounds), return_inverse=True)
-    each = [pack.bits_size(n, bits) if bits else pack.radix_size(n, 2 * s + 1) for n in lengths.tolist()]
-    full = np.array(each, np.int64)[which]
+    full = np.array([_size(n, s, bits) for n in lengths.tolist()], np.int64)[which]
     return np.where(scales > 0, full, 0)
+
+
+def _size(n: int, s: int, bits: int) -> int:
+    return pack.bits_size(n, bits) if bits else pack.radix_size(n, 2 * s + 1)
 
 
 def encode(x: F32, bounds: I64, scales: F32, s: int, bits: int, key: Key) -> bytes | memoryview:
