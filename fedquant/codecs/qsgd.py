@@ -45,7 +45,7 @@ _LIMITS: Final = {"bits": (2, 16, "<u1"), "levels": (1, MAX_LEVELS, "<u2")}
 class QSGD(Codec):
     """s = 2**(bits−1) − 1 positive levels, or s = `levels`; knobs `bits` and `levels` override them.
 
-    Raises ConfigError for both.
+    Raises ConfigError for `levels` beside `bits`, whose place it takes.
 
     With scope "segment" a knob may give each segment its own (`each_segment`).
 

@@ -14,6 +14,9 @@ import numpy.typing as npt
 from fedquant.kernels import COMPILED, fused, pack, quantize, scan
 from fedquant.keys import Key
 
+if COMPILED:
+    from fedquant.kernels.compiled import buckets as compiled
+
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 I64 = npt.NDArray[np.int64]
@@ -30,18 +33,14 @@ def _small(bounds: I64) -> bool:
 def max_abs(x: F32, bounds: I64) -> F32:
     """float32[g]: max |x_i| of each group, none empty; NaN or infinity where a group holds one."""
     if _small(bounds):
-        from fedquant.kernels.compiled import buckets
-
-        return buckets.max_abs(x, bounds)
+        return compiled.max_abs(x, bounds)
     return np.array([scan.max_abs(x[a:b]) for a, b in _pairs(bounds)], np.float32)
 
 
 def sum_squares(x: F32, bounds: I64) -> F64:
     """float64[g]: Σ x_i² of each group."""
     if _small(bounds):
-        from fedquant.kernels.compiled import buckets
-
-        return buckets.sum_squares(x, bounds)
+        return compiled.sum_squares(x, bounds)
     return np.array([scan.sum_squares(x[a:b]) for a, b in _pairs(bounds)], np.float64)
 
 
@@ -62,9 +61,7 @@ def _size(n: int, s: int, bits: int) -> int:
 def encode(x: F32, bounds: I64, scales: F32, s: int, bits: int, key: Key) -> bytes | memoryview:
     """Stochastic levels of x on the grids scale·{−s…s}/s; number i takes draw i of `key`."""
     if _small(bounds):
-        from fedquant.kernels.compiled import buckets
-
-        return buckets.encode(x, bounds, scales, s, bits, key, sizes(bounds, scales, s, bits))
+        return compiled.encode(x, bounds, scales, s, bits, key, sizes(bounds, scales, s, bits))
     parts: list[bytes | memoryview] = []
     for (a, b), scale in zip(_pairs(bounds), scales.tolist(), strict=True):
         if scale > 0 and bits:
@@ -81,11 +78,8 @@ def decode(data: memoryview, bounds: I64, scales: F32, s: int, bits: int, out: F
     Raises CodecError for bytes that `encode` does not write.
     """
     taken = sizes(bounds, scales, s, bits)
-    if _small(bounds):
-        from fedquant.kernels.compiled import buckets
-
-        if buckets.decode(data, bounds, scales, s, bits, taken, out):
-            return  # the loop below says what is wrong otherwise
+    if _small(bounds) and compiled.decode(data, bounds, scales, s, bits, taken, out):
+        return  # the loop below says what is wrong otherwise
     at = 0
     for (a, b), scale, size in zip(_pairs(bounds), scales.tolist(), taken.tolist(), strict=True):
         part, at = data[at : at + size], at + size

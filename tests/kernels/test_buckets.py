@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ KEY = Key(91, sensor=3)
 QUICK = settings(max_examples=60, deadline=None, derandomize=True)
 GRIDS = [(1, 2), (1, 0), (2, 0), (3, 0), (7, 4), (7, 0), (100, 8), (127, 0), (300, 0), (40_000, 0)]
 LENGTHS = st.lists(st.integers(1, 700), min_size=1, max_size=12)
-same_both_ways = pytest.mark.parametrize("large", [0, buckets.LARGE])
+SCALES = st.sampled_from([1.0, 2.0**-140, 2.0**-101, 1e38])
 
 
 def cut(lengths: list[int], start: int = 0) -> buckets.I64:
@@ -33,39 +34,43 @@ def vector(bounds: buckets.I64) -> np.ndarray:
     return x
 
 
-@pytest.fixture(autouse=True)
-def restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buckets, "LARGE", buckets.LARGE)
+@pytest.fixture(params=[0, buckets.LARGE], ids=["group by group", "in one call"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "LARGE", request.param)
+
+
+either_way = pytest.mark.usefixtures("_either_way")
 
 
 @QUICK
-@given(LENGTHS, st.sampled_from(GRIDS), st.integers(0, 40))
-def test_one_call_is_group_by_group(lengths: list[int], grid: tuple[int, int], start: int) -> None:
+@given(LENGTHS, st.sampled_from(GRIDS), SCALES, st.integers(0, 40))
+def test_one_call_is_group_by_group(
+    lengths: list[int], grid: tuple[int, int], scale: float, start: int
+) -> None:
     (s, bits), bounds = grid, cut(lengths, start)
-    x = vector(bounds)
+    x = vector(bounds) * np.float32(scale)
     told = []
     for large in (0, 1 << 14):
-        buckets.LARGE = large  # type: ignore[misc]
-        scales = buckets.max_abs(x, bounds)
-        data = bytes(buckets.encode(x, bounds, scales, s, bits, KEY))
-        out = np.zeros(x.size, np.float32)
-        buckets.decode(memoryview(data), bounds, scales, s, bits, out)
-        told.append((scales.tobytes(), buckets.sum_squares(x, bounds).tobytes(), data, out.tobytes()))
+        with patch.object(buckets, "LARGE", large):
+            scales, squares = buckets.max_abs(x, bounds), buckets.sum_squares(x, bounds)
+            data = bytes(buckets.encode(x, bounds, scales, s, bits, KEY))
+            out = np.zeros(x.size, np.float32)
+            buckets.decode(memoryview(data), bounds, scales, s, bits, out)
+        told.append((scales.tobytes(), squares.tobytes(), data, out.tobytes()))
     assert told[0] == told[1]
     assert len(told[0][2]) == buckets.sizes(bounds, scales, s, bits).sum()
     expected = b""
-    for (a, b), scale in zip(pairwise(bounds.tolist()), scales.tolist(), strict=True):
-        assert scale == scan.max_abs(x[a:b])
-        if scale > 0:
-            codes = quantize.to_levels(x[a:b], scale, s, "stochastic", KEY, a)
+    for (a, b), own in zip(pairwise(bounds.tolist()), scales.tolist(), strict=True):
+        assert own == scan.max_abs(x[a:b])
+        if own > 0:
+            codes = quantize.to_levels(x[a:b], own, s, "stochastic", KEY, a)
             expected += pack.pack_bits(codes, bits) if bits else pack.pack_radix(codes, 2 * s + 1)
     assert told[0][2] == expected
 
 
-@same_both_ways
+@either_way
 @pytest.mark.parametrize(("s", "bits"), [(1, 2), (1, 0), (2, 0), (6, 4), (300, 0)])
-def test_what_is_never_written_is_refused(large: int, s: int, bits: int) -> None:
-    buckets.LARGE = large  # type: ignore[misc]
+def test_what_is_never_written_is_refused(s: int, bits: int) -> None:
     bounds = cut([7, 513, 300])
     x = np.ones(820, np.float32)
     scales = buckets.max_abs(x, bounds)
@@ -82,9 +87,8 @@ def test_what_is_never_written_is_refused(large: int, s: int, bits: int) -> None
     assert refused >= 3  # at least the last byte of each group, whose padding or top digits it breaks
 
 
-@same_both_ways
-def test_a_group_that_is_not_finite_shows(large: int) -> None:
-    buckets.LARGE = large  # type: ignore[misc]
+@either_way
+def test_a_group_that_is_not_finite_shows() -> None:
     x = np.ones(40, np.float32)
     x[[13, 30]] = np.nan, -np.inf
     found = buckets.max_abs(x, cut([10] * 4))
@@ -93,9 +97,8 @@ def test_a_group_that_is_not_finite_shows(large: int) -> None:
     assert found[3] == np.inf
 
 
-@same_both_ways
-def test_no_group(large: int) -> None:
-    buckets.LARGE = large  # type: ignore[misc]
+@either_way
+def test_no_group() -> None:
     none, empty = cut([]), np.zeros(0, np.float32)
     assert buckets.max_abs(empty, none).size == buckets.sum_squares(empty, none).size == 0
     assert bytes(buckets.encode(empty, none, empty, 1, 0, KEY)) == b""
