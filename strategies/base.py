@@ -42,7 +42,7 @@ class UplinkStrategy(RoundStrategy):
             training.device,
         )
         self.broadcast = Broadcast(self.plan, self.trainer.parameters())
-        self.endless = 0  # gradients in a row that were not finite
+        self.failed_steps = 0  # gradients in a row that were not finite
 
     @abstractmethod
     def needs_model(self, knobs: dict[str, Knobs]) -> bool:
@@ -74,13 +74,13 @@ class UplinkStrategy(RoundStrategy):
         """
         if np.isfinite(scan.max_abs(gradient)):
             self.trainer.step(gradient)
-            self.endless = 0
+            self.failed_steps = 0
             if np.isfinite(scan.max_abs(self.trainer.parameters())):
                 return True
         else:
             log.warning("round %d: the gradient is not finite, the model stays as it is", round)
-            self.endless += 1
-            if self.endless < PATIENCE:
+            self.failed_steps += 1
+            if self.failed_steps < PATIENCE:
                 return False
         raise EngineError(
             f"round {round}: the model has diverged; lower the learning rate "

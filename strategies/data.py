@@ -46,8 +46,8 @@ class DataStrategy(UplinkStrategy):
 
     def learn(self, inbox: Inbox, knobs: dict[str, Knobs]) -> tuple[dict[str, Any], dict[int, int]]:
         """One gradient over all samples at once, new ones first; losses are taken before the step."""
-        arrived = self._decode(inbox, knobs.get("codec", {}))
-        drawn = sum(len(self.plan.batch(s, inbox.round)) for s in inbox.payloads)
+        each = {s: len(self.plan.batch(s, inbox.round)) for s in inbox.payloads}
+        arrived, drawn = self._decode(inbox, knobs.get("codec", {}), each), sum(each.values())
         # What is replayed was kept before this round.
         replayed = self._replay(inbox.round) if self.uplink.cache else None
         finer = [self.cache.refine(s, *got.finer) for s, got in arrived.items() if got.finer is not None]
@@ -90,12 +90,19 @@ class DataStrategy(UplinkStrategy):
         self.memory = state["selection"]
         self.cache.restore(state["cache"])
 
-    def _decode(self, inbox: Inbox, knobs: Knobs) -> dict[int, _Arrived]:
-        """What each sensor sent: all of it is sound, or none of it is taken."""
+    def _decode(self, inbox: Inbox, knobs: Knobs, drawn: dict[int, int]) -> dict[int, _Arrived]:
+        """What each sensor sent of the samples it drew: all of it is sound, or none of it is taken."""
         arrived = {}
         for sensor in inbox.speaking():
             try:
-                arrived[sensor] = self._read(sensor, inbox.round, inbox.payloads[sensor], knobs)
+                got = self._read(sensor, inbox.round, inbox.payloads[sensor], knobs)
+                room = self.sizes[sensor] - (self.cache.of(sensor) if self.uplink.cache else 0)
+                if len(got.samples) > min(drawn[sensor], room):
+                    raise CodecError(
+                        f"{len(got.samples)} samples, of {drawn[sensor]} that it drew and {room} that it can "
+                        "still have new"
+                    )
+                arrived[sensor] = got
             except CodecError as error:
                 inbox.refuse(sensor, error)
         return arrived
@@ -117,13 +124,6 @@ class DataStrategy(UplinkStrategy):
             samples = Dataset(held.samples().reshape(-1, *shape), y)
         else:
             samples = Dataset(np.zeros((0, *shape), np.float32), np.zeros(0, plan.data_spec.label_type))
-        drawn, room = len(plan.batch(sensor, round)), self.sizes[sensor]
-        if uplink.cache:
-            room -= self.cache.of(sensor)
-        if len(samples) > min(drawn, room):
-            raise CodecError(
-                f"{len(samples)} samples, of {drawn} that it drew and {room} that it can still have new"
-            )
         if uplink.grad_corr is not None and held is not None:
             key = plan.up(round, sensor, Purpose.CORRECTION)
             body = parts[Purpose.CORRECTION]
